@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alphavel.websocket.auth import AuthenticationError, User
 from alphavel.websocket.auth.tokens import find_token
 from alphavel.websocket.connections import Connection
-from alphavel.websocket.frames import Deflate
+from alphavel.websocket.frames.deflate import Deflate, negotiate
 from alphavel.websocket.handshake import Handshake, HandshakeError
 
 if TYPE_CHECKING:
@@ -110,6 +110,14 @@ def _authenticate(server: WebSocketServer, environ: Mapping[str, Any], auth: boo
 
 def _negotiate(server: WebSocketServer, handshake: Handshake) -> tuple[Deflate | None, str | None]:
     settings = server.settings.options.compression
-    if not settings.enabled or handshake.extensions is None:
+    if not settings.enabled:
         return None, None
-    return None, None
+    agreement = negotiate(
+        handshake.extensions,
+        context_takeover=settings.context_takeover,
+        server_max_window_bits=settings.server_max_window_bits,
+        client_max_window_bits=settings.client_max_window_bits,
+    )
+    if agreement is None:
+        return None, None
+    return Deflate(agreement, settings.level, settings.threshold), agreement.header

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from alphavel.websocket.channels import Channel
     from alphavel.websocket.connections import Connection
+    from alphavel.websocket.frames import Deflate
     from alphavel.websocket.protocols import Message, Protocol
     from alphavel.websocket.transports.reactor import Reactor
 
@@ -30,7 +31,7 @@ class Batch:
         size: Bytes of JSON data so far, roughly what one subscriber will be sent.
     """
 
-    __slots__ = ("_channel", "_excluded", "_frames", "_messages", "_reactor", "_remaining", "size", "subscribers")
+    __slots__ = ("_channel", "_excluded", "_frames", "_messages", "_reactor", "_remaining", "_shared", "size", "subscribers")
 
     def __init__(
         self, reactor: Reactor, subscribers: Mapping[str, Connection], channel: Channel | None, excluded: frozenset[str]
@@ -41,6 +42,7 @@ class Batch:
         self._excluded = excluded
         self._messages: list[Message] = []
         self._frames: dict[Protocol, bytes] = {}
+        self._shared: dict[tuple[Protocol, tuple[int, int] | None], bytes] = {}  # deflated the same way for many
         self._remaining: Iterator[Connection] | None = None
         self.size = 0
 
@@ -111,12 +113,22 @@ class Batch:
         if transport.deflate is None:
             data = self._frames.get(connection.protocol) or self._frame(connection.protocol)
         else:
-            compress = transport.deflate.compress_frame
-            data = b"".join([compress(message.frame(connection.protocol, self._channel)) for message in self._messages])
+            data = self._deflated(connection.protocol, transport.deflate)
         if data:
             transport.queue(data)
 
     def _frame(self, protocol: Protocol) -> bytes:
-        frames = [message.frame(protocol, self._channel) for message in self._messages] if protocol.has_channels else []
-        data = self._frames[protocol] = b"".join(frames)
+        data = self._frames[protocol] = b"".join(self._frames_for(protocol))
         return data
+
+    def _deflated(self, protocol: Protocol, deflate: Deflate) -> bytes:
+        key = (protocol, deflate.shared_key)
+        data = self._shared.get(key) if deflate.shared_key is not None else None
+        if data is None:
+            data = b"".join(map(deflate.compress_frame, self._frames_for(protocol)))
+            if deflate.shared_key is not None:
+                self._shared[key] = data
+        return data
+
+    def _frames_for(self, protocol: Protocol) -> list[bytes]:
+        return [message.frame(protocol, self._channel) for message in self._messages] if protocol.has_channels else []

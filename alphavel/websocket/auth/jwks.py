@@ -55,19 +55,18 @@ class KeySet:
         """
         now = self._clock()
         if kid not in self._keys or now - self._fetched_at > self._cache_s:
-            self._refresh(kid)
+            self._refresh()
         try:
             return self._keys[kid]
         except KeyError:
             raise UnknownKeyError(kid) from None
 
-    def _refresh(self, kid: str | None) -> None:
+    def _refresh(self) -> None:
         asked_at = self._clock()
         with self._one_at_a_time:
             if self._tried_at >= asked_at:  # somebody fetched while this one waited
                 return
-            is_fresh = asked_at - self._fetched_at <= self._cache_s
-            if self._clock() - self._tried_at < _MIN_REFRESH_S and (self._keys or not is_fresh):
+            if asked_at - self._tried_at < _MIN_REFRESH_S:
                 return
             self._tried_at = self._clock()
             try:

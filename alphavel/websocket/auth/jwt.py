@@ -7,7 +7,6 @@ never be taken for the secret of an HMAC.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +132,7 @@ class TokenVerifier:
         return User(
             str(user_id),
             orjson.dumps(claims),
-            None if expires_at is None else max(time.time(), float(expires_at) + settings.leeway),
+            None if expires_at is None else float(expires_at) + settings.leeway,
         )
 
 

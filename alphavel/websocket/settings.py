@@ -32,6 +32,7 @@ class CompressionSettings:
 class OptionsSettings:
     """Sizes, times and limits of the server."""
 
+    workers: int = setting(1, "Processes. The memory driver connects one.", minimum=1)
     max_connections: int = setting(100_000, "Open connections of one worker; more are answered 503.", minimum=1)
     max_message_size: int = setting(2 * MIB, "Largest message accepted; larger: close 1009.", unit="bytes", minimum=1)
     max_outbox: int = setting(
@@ -48,7 +49,7 @@ class OptionsSettings:
     max_event_name_length: int = setting(200, "Characters of an event name.", minimum=1)
     max_header_size: int = setting(16 * 1024, "Headers of one request; more: 431.", unit="bytes", minimum=1024)
     max_pending_handshakes: int = setting(
-        1000, "Requests whose headers have not come yet; more wait in the kernel's queue.", minimum=1
+        1000, "Requests whose headers have not come yet; with one more, the oldest is ended.", minimum=1
     )
     handshake_timeout: float = setting(10.0, "Time for a request's headers to arrive.", unit="seconds", minimum=0.1)
     close_timeout: float = setting(5.0, "Time for a peer to end a closing handshake.", unit="seconds", minimum=0.1)

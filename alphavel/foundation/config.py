@@ -65,7 +65,7 @@ def parse(text: str, source: str) -> Any:
         ConfigurationError: It is no YAML, has a key twice, or refers to a variable that is not set and has no default.
     """
     try:
-        return yaml.load(text, Loader=_Loader) or {}  # noqa: S506: a SafeLoader
+        return yaml.load(text, Loader=_Loader) or {}  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"is not valid YAML: {error}", source) from error
     except _UnsetVariableError as error:

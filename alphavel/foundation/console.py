@@ -30,7 +30,8 @@ class _Alpha(click.Group):
             prefix = args[0].partition(":")[0]
             for provider in discover():
                 if provider.name in (prefix, prefix.replace("-", "_")) and provider.missing():
-                    error.message += f" It needs {', '.join(provider.missing())}: pip install \"alphavel[{prefix}]\""
+                    needs = f'It needs {", ".join(provider.missing())}: pip install "alphavel[{prefix}]"'
+                    raise click.UsageError(f"{error.message} {needs}", context) from error
             raise
 
 
@@ -53,7 +54,7 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 @click.group(cls=_Alpha, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", "folder", type=click.Path(exists=True, file_okay=False), help="Folder of the configuration files.")
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def alpha(folder: str | None) -> None:
     """Realtime broadcasting and circuit breakers for Flask."""
     if folder is not None:
@@ -71,7 +72,7 @@ def list_(context: click.Context) -> None:
         missing = provider.missing()
         if missing:
             click.secho(f"\n{provider.package}", bold=True, nl=False)
-            click.echo(f"  cannot be used: install {', '.join(missing)} (pip install \"alphavel[{provider.name}]\")")
+            click.echo(f'  cannot be used: install {", ".join(missing)} (pip install "alphavel[{provider.name}]")')
             continue
         module = __import__(provider.package, fromlist=["__version__"])
         _show(provider.package, getattr(module, "__version__", ""), list(provider.commands()))

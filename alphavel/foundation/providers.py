@@ -60,7 +60,7 @@ def discover() -> list[ServiceProvider]:
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
             found[entry.name] = entry.load()()
-        except Exception as error:  # noqa: BLE001: somebody else's code
+        except Exception as error:  # noqa: BLE001 (somebody else's code)
             warnings.warn(f"The provider {entry.name!r} ({entry.value}) cannot be loaded: {error}", stacklevel=2)
     return [found[name] for name in sorted(found)]
 

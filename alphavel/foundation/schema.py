@@ -101,15 +101,22 @@ def describe(cls: type) -> Iterator[tuple[str, Setting, Any]]:
             for key, nested, default in describe(hints[field.name]):
                 yield f"{field.name}.{key}", nested, default
         else:
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
-            yield field.name, field.metadata["setting"], default
+            yield field.name, field.metadata["setting"], default_of(field)
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """Return the default of a `setting` field."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _load(cls: Any, values: Any, source: str, prefix: str) -> Any:
     if values is None:
         values = {}
     if not isinstance(values, Mapping):
-        raise ConfigurationError(f"expected settings, one `name: value` a line; got {values!r}.", source, prefix.rstrip(".") or None)
+        key = prefix.rstrip(".") or None
+        raise ConfigurationError(f"expected settings, one `name: value` a line; got {values!r}.", source, key)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
@@ -130,7 +137,7 @@ def _load(cls: Any, values: Any, source: str, prefix: str) -> Any:
 
 def _unknown(key: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(key, known, n=1)
-    return f"there is no such setting. Did you mean `{nearest[0]}`?" if nearest else f"there is no such setting; known: {', '.join(known)}."
+    return f"there is no such setting. {f'Did you mean `{nearest[0]}`?' if nearest else 'There are: ' + ', '.join(known)}"
 
 
 def _convert(hint: Any, value: Any, declared: Setting, source: str, where: str) -> Any:
@@ -156,7 +163,9 @@ def _convert_dict(kind: Any, value: Any, declared: Setting, source: str, where: 
     of = typing.get_args(kind)[1]
     if dataclasses.is_dataclass(of):
         return {str(name): _load(of, given, source, f"{where}.{name}.") for name, given in value.items()}
-    return {str(name): given if of is Any else _convert(of, given, declared, source, f"{where}.{name}") for name, given in value.items()}
+    if of is Any:
+        return {str(name): given for name, given in value.items()}
+    return {str(name): _convert(of, given, declared, source, f"{where}.{name}") for name, given in value.items()}
 
 
 def _as(kind: Any, value: Any, unit: str | None) -> Any:
@@ -197,11 +206,15 @@ def _check_bounds(value: Any, declared: Setting, source: str, where: str) -> Non
     if declared.choices and value not in declared.choices:
         raise ConfigurationError(f"expected one of {', '.join(declared.choices)}; got {value!r}.", source, where)
     low, high = declared.minimum, declared.maximum
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        # `not >=` and not `<`: a NaN is out of every bound.
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            bounds = f"{low:g} to {high:g}" if low is not None and high is not None else f"at least {low:g}" if low is not None else f"at most {high:g}"
-            raise ConfigurationError(f"expected {bounds}{f' {declared.unit}' if declared.unit else ''}; got {value:g}.", source, where)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    # `not >=` and not `<`: a NaN is out of every bound.
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = " and ".join(
+            [f"at least {low:g}"] * (low is not None) + [f"at most {high:g}"] * (high is not None)  # type: ignore[str-format]
+        )
+        unit = f" {declared.unit}" if declared.unit else ""
+        raise ConfigurationError(f"expected {bounds}{unit}; got {value:g}.", source, where)
 
 
 def _expected(kinds: tuple[Any, ...], declared: Setting) -> str:

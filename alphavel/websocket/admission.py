@@ -38,7 +38,7 @@ class Admission(NamedTuple):
 
 def is_upgrade(environ: Mapping[str, Any]) -> bool:
     """Whether a request asks for a WebSocket, well or badly."""
-    return environ.get("HTTP_UPGRADE", "").lower() == "websocket"
+    return str(environ.get("HTTP_UPGRADE", "")).lower() == "websocket"
 
 
 def serves(server: WebSocketServer, path: str) -> bool:
@@ -70,7 +70,7 @@ def _admit(server: WebSocketServer, environ: Mapping[str, Any], path: str) -> Ad
     handshake = Handshake.from_environ(environ)
     protocol, auth = _route(server, path)
     if not server.origins.allows(environ.get("HTTP_ORIGIN"), environ.get("HTTP_HOST"), environ.get("wsgi.url_scheme", "http")):
-        raise HandshakeError(403, "This page's origin may not connect. Allow it under allowed_origins in config/websocket.yaml.")
+        raise HandshakeError(403, "This page's origin may not connect; see allowed_origins in config/websocket.yaml.")
     user, subprotocol = _authenticate(server, environ, auth)
     deflate, extensions = _negotiate(server, handshake)
     _check_capacity(server)  # checking a token may have taken its time

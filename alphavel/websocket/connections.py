@@ -35,7 +35,7 @@ def new_socket_id() -> str:
 
 def renew_process_part() -> None:
     """Draw a new process part: a forked worker must not go on with its parent's."""
-    global _process_part  # noqa: PLW0603: one number of the process, like its pid
+    global _process_part  # noqa: PLW0603 (one number of the process, like its pid)
     _process_part = random.SystemRandom().randrange(1, 10**9)
 
 
@@ -52,8 +52,6 @@ class Connection:
         protocol: What it speaks.
         transport: Its socket; use `send` and `close` instead.
         waiting: Commands that wait for a handler of this connection to end; None when none runs.
-        silent_checks: Heartbeat checks since something was last received.
-        wheel_slot: Where the heartbeat finds it.
     """
 
     __slots__ = (
@@ -61,12 +59,10 @@ class Connection:
         "_state",
         "protocol",
         "remote_addr",
-        "silent_checks",
         "socket_id",
         "transport",
         "user",
         "waiting",
-        "wheel_slot",
     )
 
     transport: Transport
@@ -77,8 +73,6 @@ class Connection:
         self.user = user
         self.remote_addr = remote_addr
         self.waiting: deque[Any] | None = None
-        self.silent_checks = 0
-        self.wheel_slot = -1
         self._channels: tuple[Channel, ...] = ()  # a tuple of one is 56 bytes, a set of one 216
         self._state: dict[str, Any] | None = None
 

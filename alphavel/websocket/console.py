@@ -15,6 +15,7 @@ from alphavel.foundation.errors import ConfigurationError
 if TYPE_CHECKING:
     from alphavel.websocket.daemon import Daemon, PidFile
     from alphavel.websocket.server import WebSocketServer
+    from alphavel.websocket.settings import WebSocketSettings
 
 
 @click.command("websocket:serve")
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. Default: port in the file, else 9501.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: options.workers in the file, else 1.")
 @click.option("--daemon", is_flag=True, help="Go to the background once it listens.")
-@click.option("--pid-file", type=click.Path(dir_okay=False), help="File for the process's id. With --daemon: alphavel-websocket.pid.")
+@click.option("--pid-file", type=click.Path(dir_okay=False), help="File for the process id; --daemon: alphavel-websocket.pid.")
 @click.option("--certfile", type=click.Path(exists=True, dir_okay=False), help="TLS certificate, to end TLS in this process.")
 @click.option("--keyfile", type=click.Path(exists=True, dir_okay=False), help="Its key.")
 def serve(
@@ -111,7 +112,7 @@ def _serve(
             pid_file.remove()
 
 
-def _with_options(settings: Any, options: dict[str, Any]) -> Any:
+def _with_options(settings: WebSocketSettings, options: dict[str, Any]) -> WebSocketSettings:
     workers = options["workers"] or settings.options.workers
     if workers > 1:
         raise ConfigurationError(

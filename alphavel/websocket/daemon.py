@@ -77,7 +77,7 @@ class PidFile:
             AlreadyRunningError: Its process runs.
             OSError: It cannot be written.
         """
-        file = open(self._path, "a+", encoding="ascii")  # noqa: SIM115: open as long as the process runs
+        file = open(self._path, "a+", encoding="ascii")  # noqa: SIM115 (open as long as the process runs)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -59,6 +59,7 @@ class Dispatcher:
             Refused: self._refused,
             Opened: self._opened,
             Closed: self._closed,
+            InTurn: self._in_turn,
         }
 
     # Coming in, in the hub
@@ -136,14 +137,14 @@ class Dispatcher:
 
     def _run(self, connection: Connection, command: Any, payload: str | bytes) -> None:
         try:
-            if isinstance(command, Closed):
-                self._closed(connection, command)
-            elif connection.is_open:
+            if isinstance(command, (Closed, InTurn)):
+                self._execute[type(command)](connection, command)
+            elif connection.is_open or (connection.transport.left_by_peer and isinstance(command, Custom)):
                 if self._server.hooks.life_cycle["message"] and not isinstance(command, (Opened, Refused)):
                     event = orjson.loads(payload) if connection.protocol.has_channels else payload
                     self._call(self._server.hooks.life_cycle["message"], connection, event)
                 self._execute[type(command)](connection, command)
-        except Exception:
+        except Exception:  # noqa: BLE001 (the application's code: whatever it raises is logged and answered)
             self._failed(connection, command)
 
     def _call(self, handlers: list[Callable[..., Any]], *arguments: Any) -> None:
@@ -169,6 +170,9 @@ class Dispatcher:
 
     def _closed(self, connection: Connection, command: Closed) -> None:
         self._call(self._server.hooks.life_cycle["close"], connection, command.code, command.reason)
+
+    def _in_turn(self, connection: Connection, command: InTurn) -> None:
+        command.action()
 
     def _ping(self, connection: Connection, command: Ping) -> None:
         connection.transport.send_frame(connection.protocol.pong(time.time()))
@@ -320,3 +324,10 @@ class Closed:
     def __init__(self, code: int, reason: str) -> None:
         self.code = code
         self.reason = reason
+
+
+class InTurn:
+    """Something to do after all that came before it."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action = action

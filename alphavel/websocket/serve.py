@@ -136,10 +136,12 @@ class Service:
         self._stop.set()
 
 
-class _HttpServer(WSGIServer):
+class _HttpServer(WSGIServer):  # type: ignore[misc]
     """pywsgi's server, which its handlers ask for the WebSocket server."""
 
-    def __init__(self, listener: Any, application: Any, *, server: WebSocketServer, handler_class: type, **options: Any) -> None:
+    def __init__(
+        self, listener: Any, application: Any, *, server: WebSocketServer, handler_class: type, **options: Any
+    ) -> None:
         bound = type("BoundHandler", (handler_class,), {"websocket_server": lambda handler: server})
         super().__init__(listener, application, handler_class=bound, **options)
 

@@ -21,7 +21,7 @@ from alphavel.websocket.auth.origins import OriginRules
 from alphavel.websocket.broadcasting import Broadcast, run_timer
 from alphavel.websocket.channels import Authorizers, name_error
 from alphavel.websocket.connections import Connection, ConnectionManager
-from alphavel.websocket.dispatcher import Closed, Dispatcher, Opened
+from alphavel.websocket.dispatcher import Closed, Dispatcher, InTurn, Opened
 from alphavel.websocket.frames import Opcode
 from alphavel.websocket.hooks import Handler, HandlerT, Hooks
 from alphavel.websocket.protocols import Message
@@ -265,7 +265,7 @@ class WebSocketServer:
             return
         if not monkey.is_module_patched("socket"):
             raise NotRunningError(
-                "The WebSocket server needs gevent's monkey-patching. `alpha websocket:serve` and the gunicorn workers do it by "
+                "The WebSocket server needs gevent's monkey-patching. `alpha websocket:serve` and the gunicorn worker do it "
                 "themselves; elsewhere begin the program with `from gevent import monkey; monkey.patch_all()`."
             )
         self.started_at = time.monotonic()
@@ -380,6 +380,13 @@ class WebSocketServer:
     def received(self, connection: Connection, opcode: Opcode, payload: Any) -> None:
         """See `transports.Receiver`."""
         self._dispatcher.received(connection, opcode, payload)
+
+    def in_turn(self, connection: Connection, action: Callable[[], None]) -> None:
+        """See `transports.Receiver`."""
+        if connection.waiting is None:
+            action()
+        else:
+            connection.waiting.append((InTurn(action), ""))
 
     def closed(self, connection: Connection, code: int, reason: str) -> None:
         """See `transports.Receiver`. The one place where a connection leaves the books."""

@@ -74,9 +74,7 @@ class BroadcastingSettings:
     max_batch: int = setting(
         64 * 1024, "Bytes pushed in one loop turn before they are written at once.", unit="bytes", minimum=1024
     )
-    slice: float = setting(
-        0.002, "Time a fan-out may take before other greenlets get a turn.", unit="seconds", minimum=0.0001
-    )
+    slice: float = setting(0.002, "Time a fan-out may take before other greenlets get a turn.", unit="seconds", minimum=0.0001)
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class LoggingSettings:
 
 @dataclass(frozen=True)
 class WebSocketSettings:
-    """All of `config/websocket.yaml`."""
+    """Settings of Alphavel's WebSocket server."""
 
     host: str = setting("0.0.0.0", "Address to listen on.", env="ALPHAVEL_WEBSOCKET_HOST")
     port: int = setting(9501, "Port to listen on. 0: any free one.", env="ALPHAVEL_WEBSOCKET_PORT", minimum=0, maximum=65535)

@@ -11,7 +11,7 @@ import contextlib
 import io
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gevent
 from gevent.pywsgi import Input, WSGIHandler
@@ -103,7 +103,7 @@ class Upgrades:
     parked = True
 
     # Requests whose headers have not come yet, of the whole process, oldest first.
-    _pending: dict[Upgrades, None] = {}  # noqa: RUF012: shared on purpose
+    _pending: ClassVar[dict[Upgrades, None]] = {}
 
     if TYPE_CHECKING:
         environ: Any
@@ -151,7 +151,7 @@ class Upgrades:
             with contextlib.suppress(OSError):
                 oldest.socket.shutdown(socket.SHUT_RD)  # it reads the end of its stream, and goes
 
-    def MessageClass(self, rfile: Any, *arguments: Any) -> Any:  # noqa: N802: pywsgi's name
+    def MessageClass(self, rfile: Any, *arguments: Any) -> Any:  # noqa: N802 (pywsgi's name)
         """Parse headers, within bounds."""
         limit = self.websocket_server().settings.options.max_header_size
         return super().MessageClass(_BoundedReader(rfile, limit), *arguments)  # type: ignore[misc]
@@ -193,7 +193,7 @@ class Upgrades:
         hand_over(server, admission, sock, received, self.parked)
 
 
-class WebSocketHandler(Upgrades, WSGIHandler):
+class WebSocketHandler(Upgrades, WSGIHandler):  # type: ignore[misc]
     """pywsgi's handler with WebSockets: `WSGIServer(…, handler_class=WebSocketHandler)`."""
 
 
@@ -207,18 +207,14 @@ def _mask_secrets(environ: Any) -> None:
             environ[name] = "***"
 
 
-def take_socket(environ: Mapping[str, Any]) -> tuple[Any, bytes]:
-    """
-    Find the gevent socket under a WSGI request that pywsgi's own handler serves.
-
-    Returns:
-        The socket, and what came after the request's headers.
-
-    Raises:
-        LookupError: Another kind of server serves the request.
-    """
+def has_socket(environ: Mapping[str, Any]) -> bool:
+    """Whether pywsgi's own handler serves the request, so that its socket can be had."""
     rfile = environ.get("wsgi.input")
-    sock = getattr(getattr(rfile, "raw", None), "_sock", None)
-    if not isinstance(rfile, io.BufferedReader) or sock is None or not hasattr(sock, "detach"):
-        raise LookupError("no socket to take over")
+    return isinstance(rfile, io.BufferedReader) and hasattr(getattr(rfile.raw, "_sock", None), "detach")
+
+
+def take_socket(environ: Mapping[str, Any]) -> tuple[Any, bytes]:
+    """Return the gevent socket under a WSGI request for which `has_socket` holds, and what came after its headers."""
+    rfile = environ["wsgi.input"]
+    sock = rfile.raw._sock
     return sock, received_after_headers(rfile, sock)

@@ -26,6 +26,12 @@ _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _EC = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
 _ID_CLAIMS = ("sub", "user_id", "id")
 _MIN_SECRET_BYTES = 32
+_WRONG_CLAIMS = (
+    jwt.InvalidAudienceError,
+    jwt.InvalidIssuerError,
+    jwt.MissingRequiredClaimError,
+    jwt.ImmatureSignatureError,
+)
 
 
 class TokenVerifier:
@@ -40,7 +46,7 @@ class TokenVerifier:
     def __init__(self, settings: AuthSettings) -> None:
         """
         Raises:
-            ConfigurationError: Tokens are asked for without a key, there are several keys, or a key does not fit the algorithms.
+            ConfigurationError: There is no key, there are several, or one does not fit the algorithms.
         """
         self._settings = settings
         given = [name for name in ("secret", "public_key", "jwks_url") if getattr(settings, name)]
@@ -109,7 +115,7 @@ class TokenVerifier:
             raise AuthenticationError("The token's signature is wrong.", "signature") from None
         except jwt.InvalidAlgorithmError:
             raise AuthenticationError("The token's algorithm is not accepted here.", "signature") from None
-        except (jwt.InvalidAudienceError, jwt.InvalidIssuerError, jwt.MissingRequiredClaimError, jwt.ImmatureSignatureError) as error:
+        except _WRONG_CLAIMS as error:
             raise AuthenticationError(f"The token is not for here: {error}.", "claims") from None
         except (UnknownKeyError, jwt.PyJWKError, jwt.PyJWKClientError):
             raise AuthenticationError("The token is signed with a key that is not known here.", "key") from None

@@ -100,12 +100,8 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     names = pieces[1::2]
     for name in names:
         if not name.isidentifier() or names.count(name) > 1:
-            raise ValueError(
-                f"Channel pattern {pattern!r}: {{{name}}} must be an identifier that appears once, as in 'private-user.{{user_id}}'."
-            )
-    return re.compile(
-        "".join(f"(?P<{piece}>[^.]+)" if index % 2 else re.escape(piece) for index, piece in enumerate(pieces))
-    )
+            raise ValueError(f"Channel pattern {pattern!r}: {{{name}}} must be an identifier that stands there once.")
+    return re.compile("".join(f"(?P<{piece}>[^.]+)" if index % 2 else re.escape(piece) for index, piece in enumerate(pieces)))
 
 
 def _wanted_parts(pattern: str, regex: re.Pattern[str], authorizer: Authorizer) -> frozenset[str] | None:
@@ -133,5 +129,5 @@ def _grant(rule: Rule, answer: object) -> Grant:
     if answer is None or isinstance(answer, bool):
         return Grant(bool(answer), {})
     raise TypeError(
-        f"The authorizer of {rule.pattern!r} returned {type(answer).__name__}; expected True, False or a dict with the member's info."
+        f"The authorizer of {rule.pattern!r} returned {type(answer).__name__}; expected a bool or a dict of member info."
     )

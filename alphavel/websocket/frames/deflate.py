@@ -8,9 +8,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from alphavel.websocket.frames.codes import CloseCode, ProtocolError
+from alphavel.websocket.frames.codes import CloseCode, Opcode, ProtocolError
 from alphavel.websocket.frames.serialize import frame as build_frame
-from alphavel.websocket.frames.codes import Opcode
 
 NAME = "permessage-deflate"
 _TAIL = b"\x00\x00\xff\xff"

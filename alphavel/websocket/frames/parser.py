@@ -38,7 +38,7 @@ class Parser:
     Its own bounds: it holds at most one message of `max_message_bytes` and one unfinished header or control frame.
     """
 
-    __slots__ = ("_deflate", "_held", "_inflating", "_left", "_mask", "_max", "_message", "_opcode", "_over", "_last", "_utf8")
+    __slots__ = ("_deflate", "_held", "_inflating", "_last", "_left", "_mask", "_max", "_message", "_opcode", "_over", "_utf8")
 
     def __init__(self, max_message_bytes: int, deflate: Deflate | None = None) -> None:
         """

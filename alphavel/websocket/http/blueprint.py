@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, has_request_context, request
+from flask import Blueprint, Response, has_request_context, request, send_from_directory
 from gevent import monkey
 
 from alphavel.foundation.facades import Facade
@@ -20,7 +20,7 @@ from alphavel.websocket.admission import Admission, admit
 from alphavel.websocket.facade import WebSocket
 from alphavel.websocket.frames import close_frame
 from alphavel.websocket.handshake import HandshakeError
-from alphavel.websocket.upgrade import hand_over, take_socket
+from alphavel.websocket.upgrade import hand_over, has_socket, take_socket
 
 if TYPE_CHECKING:
     from flask.blueprints import BlueprintSetupState
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 blueprint = Blueprint("alphavel_websocket", __name__, static_folder=None)
 
 _STATIC = Path(__file__).parent / "static"
+_NO_SOCKET = (
+    "This HTTP server cannot hand sockets over. Serve with alpha websocket:serve, gevent's pywsgi or "
+    "gunicorn -k egg:alphavel#geventwebsocket."
+)
 # What a client is told that has been upgraded before it could be refused, by HTTP status.
 _CLOSE_CODES = {401: 4009, 403: 4003, 404: 4004, 503: 4100}
 
@@ -64,24 +68,27 @@ def connect(path: str = "") -> Response:
     """Turn the request into a WebSocket."""
     environ = request.environ
     stock = environ.get("wsgi.websocket")
+    if stock is None and not has_socket(environ):
+        return _refusal(HandshakeError(501, _NO_SOCKET))
     try:
-        if stock is None and not hasattr(getattr(environ.get("wsgi.input"), "raw", None), "_sock"):
-            raise HandshakeError(
-                501, "This HTTP server cannot hand sockets over. Serve with alpha websocket:serve, gevent's pywsgi or "
-                "gunicorn -k egg:alphavel#geventwebsocket."
-            )  # fmt: skip
-        admission = admit(WebSocket, environ, f"/{path}")  # type: ignore[arg-type]
+        admission = admit(WebSocket, environ, f"/{path}")
     except HandshakeError as error:
-        if stock is not None:
-            stock.stream.write(close_frame(_CLOSE_CODES.get(error.status, 1008), error.text[:120]))
-            return Response()
-        return Response(error.text + "\n", error.status, [*error.headers, ("Connection", "close")], mimetype="text/plain")
+        if stock is None:
+            return _refusal(error)
+        # It has been upgraded already: a close frame is all that can be said.
+        stock.stream.write(close_frame(_CLOSE_CODES.get(error.status, 1008), error.text[:120]))
+        return Response()
     if stock is not None:
         _serve_upgraded(stock, admission)
         return Response()
     sock, received = take_socket(environ)
-    hand_over(WebSocket, admission, sock, received)  # type: ignore[arg-type]
+    hand_over(WebSocket, admission, sock, received)
     return _Taken()
+
+
+def _refusal(error: HandshakeError) -> Response:
+    headers = [*error.headers, ("Connection", "close")]
+    return Response(error.text + "\n", error.status, headers, mimetype="text/plain")
 
 
 def _serve_upgraded(stock: Any, admission: Admission) -> None:
@@ -90,7 +97,7 @@ def _serve_upgraded(stock: Any, admission: Admission) -> None:
     upgraded = admission._replace(response=b"", deflate=None)  # it has sent its own response, without extensions
     _, received = take_socket({"wsgi.input": handler.rfile})
     stock.closed = True  # the closing handshake is ours; its own would write to a socket that has ended
-    hand_over(WebSocket, upgraded, handler.socket, received, parked=False)  # type: ignore[arg-type]
+    hand_over(WebSocket, upgraded, handler.socket, received, parked=False)
 
 
 @blueprint.get("/health")
@@ -103,8 +110,4 @@ def health() -> tuple[dict[str, Any], int, dict[str, str]]:
 @blueprint.get("/alphavel.js")
 def client() -> Response:
     """The JavaScript client, a module without dependencies."""
-    response = Response((_STATIC / "alphavel.js").read_bytes(), mimetype="text/javascript")
-    response.add_etags()
-    response.cache_control.public = True
-    response.cache_control.max_age = 300
-    return response.make_conditional(request)
+    return send_from_directory(_STATIC, "alphavel.js", mimetype="text/javascript", max_age=300)

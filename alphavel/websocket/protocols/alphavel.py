@@ -6,7 +6,7 @@ docs/protocol.md describes it for those who write a client.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -90,7 +90,7 @@ class AlphavelProtocol:
         return _frame({"event": "error", "code": int(code), "message": message, **context})
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[[dict[str, Any]], Command]] = {
     "ping": lambda data: Ping(),
     "subscribe": lambda data: Subscribe(data.get("channel")),
     "unsubscribe": lambda data: Unsubscribe(data.get("channel")),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol as Contract
+from typing import TYPE_CHECKING, Any
+from typing import Protocol as Contract
 
 if TYPE_CHECKING:
     from alphavel.websocket.channels import Channel, Member

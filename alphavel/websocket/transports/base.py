@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gevent.monkey import get_original
@@ -43,6 +44,7 @@ class Transport:
         deflate: permessage-deflate as agreed in the handshake, or None.
         outbox: Frames that wait. None: nothing does, it is open, and its descriptor may be written to directly.
         outbox_bytes: Size of the outbox.
+        left_by_peer: Whether the peer went away by itself: what it had sent before still counts.
         seen: The reactor's tick when something was last received.
         due: The tick at which the heartbeat looks at it.
     """
@@ -55,6 +57,7 @@ class Transport:
         "deflate",
         "due",
         "fd",
+        "left_by_peer",
         "outbox",
         "outbox_bytes",
         "parser",
@@ -72,6 +75,7 @@ class Transport:
         self.parser: Parser | None = None if deflate is None else reactor.new_parser(deflate)
         self.outbox = None
         self.outbox_bytes = 0
+        self.left_by_peer = False
         self.seen = reactor.heartbeat.tick
         self.due = 0
         self._state = State.OPEN
@@ -102,6 +106,7 @@ class Transport:
     def received(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the peer. `data` may be a view of a buffer that is reused afterwards."""
         reactor = self.reactor
+        self.left_by_peer = False
         self.seen = reactor.heartbeat.tick
         parser = self.parser
         if parser is None:
@@ -116,17 +121,18 @@ class Transport:
                 self.parser = None
         for event in events:
             if isinstance(event, ProtocolError):
-                self._fail(event)
+                reactor.receiver.in_turn(self.connection, partial(self._fail, event))
                 return
             opcode, payload = event
             if opcode is Opcode.CLOSE:
-                self._peer_closed(payload)
+                reactor.receiver.in_turn(self.connection, partial(self._peer_closed, payload))
                 return
             if self._state is State.OPEN:
                 reactor.receiver.received(self.connection, opcode, payload)
 
     def end_of_stream(self) -> None:
         """The peer is gone, with or without a closing handshake."""
+        self.left_by_peer = True
         self.abort(CloseCode.ABNORMAL_CLOSURE, "connection lost")
 
     # Writing
@@ -237,12 +243,16 @@ class Transport:
         self._begin_closing(*SLOW_CONSUMER, close_frame(*SLOW_CONSUMER))
 
     def _fail(self, error: ProtocolError) -> None:
+        if self._state is State.CLOSED:
+            return
         self._finishing = True
         if self._state is State.OPEN:
             self._begin_closing(error.code, error.reason, close_frame(error.code, error.reason))
         self._finish_if_written()
 
     def _peer_closed(self, close: Close) -> None:
+        if self._state is State.CLOSED:
+            return
         self._finishing = True
         if self._state is State.OPEN:
             echo = close_frame() if close.code == CloseCode.NO_STATUS_RECEIVED else close_frame(close.code)

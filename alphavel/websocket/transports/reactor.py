@@ -45,6 +45,9 @@ class Receiver(Protocol):
     def received(self, connection: Connection, opcode: Opcode, payload: Any) -> None:
         """A whole message, a ping or a pong has come."""
 
+    def in_turn(self, connection: Connection, action: Callable[[], None]) -> None:
+        """Call `action`, which begins to close the connection, once all that came before has been handled."""
+
     def closed(self, connection: Connection, code: int, reason: str) -> None:
         """The connection has ended or begun to close. Called once for each."""
 
@@ -104,7 +107,8 @@ class Reactor:
         """
         if _thread_id() == self._thread:
             return function(*arguments)
-        return _HandedOver(function, arguments).run_in(self.loop)
+        result: T = _HandedOver(function, arguments).run_in(self.loop)
+        return result
 
     # Writing
 
@@ -236,7 +240,7 @@ class _HandedOver:
     def _run(self) -> None:
         try:
             self._result = self._function(*self._arguments)
-        except BaseException as error:  # noqa: BLE001: it is raised again, where it belongs
+        except BaseException as error:  # noqa: BLE001 (it is raised again, where it belongs)
             self._error = error
         finally:
             self._done.release()

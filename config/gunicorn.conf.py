@@ -1,0 +1,1 @@
+../alphavel/websocket/config/gunicorn.conf.py

@@ -74,8 +74,10 @@ class Handshake:
         """
         if environ.get("REQUEST_METHOD") != "GET":
             raise HandshakeError(405, "A WebSocket handshake is a GET request.", [("Allow", "GET")])
-        if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        if environ.get("SERVER_PROTOCOL") in ("HTTP/1.0", "HTTP/0.9"):
             raise HandshakeError(400, "A WebSocket handshake needs HTTP/1.1.")
+        if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or environ.get("HTTP_TRANSFER_ENCODING"):
+            raise HandshakeError(400, "A WebSocket handshake has no body.")
         if "websocket" not in _words(environ, "HTTP_UPGRADE") or "upgrade" not in _words(environ, "HTTP_CONNECTION"):
             raise HandshakeError(
                 426,

@@ -1,0 +1,124 @@
+"""Helpers of all tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import greenlet
+
+ROOT = Path(__file__).parent.parent
+
+
+@contextlib.contextmanager
+def nothing_switches() -> Iterator[None]:
+    """Fail where the block switches to another greenlet."""
+    switches: list[Any] = []
+    before = greenlet.settrace(lambda event, pair: switches.append((event, pair)))
+    try:
+        yield
+    finally:
+        greenlet.settrace(before)
+    assert not switches, f"switched: {switches}"
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+    """Wait until `condition()` is true and return what it returned."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        result = condition()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what or condition}"
+        time.sleep(0.01)
+
+
+class Program:
+    """A program that a test started; its output so far is in `output`."""
+
+    def __init__(self, *arguments: str, cwd: Path | str = ROOT, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [str(argument) for argument in arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self._output = b""
+
+    @property
+    def output(self) -> str:
+        assert self.process.stdout is not None
+        if not self.process.stdout.closed:
+            with contextlib.suppress(BlockingIOError):
+                while piece := os.read(self.process.stdout.fileno(), 65536):
+                    self._output += piece
+        return self._output.decode(errors="replace")
+
+    def wait_for(self, text: str, timeout_s: float = 30.0) -> str:
+        """Wait until the output holds `text`."""
+
+        def seen() -> bool:
+            if text in self.output:
+                return True
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output}"
+            return False
+
+        wait_until(seen, timeout_s, f"{text!r} in:\n{self.output}")
+        return self.output
+
+    def stop(self, timeout_s: float = 20.0) -> int:
+        """Send SIGTERM and wait for the end."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        """Wait for the end, and make one where it does not come."""
+        try:
+            wait_until(lambda: self.process.poll() is not None, timeout_s)
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self.output  # noqa: B018 (reads what is left)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+        return self.process.returncode
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def script(name: str) -> str:
+    """Return the path of a command that is installed beside this Python."""
+    return str(Path(sys.executable).parent / name)
+
+
+def run(*arguments: str, cwd: Path | str = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )

@@ -79,15 +79,21 @@ class ControlServer:
         finally:
             os.umask(before)
         self._server, self._path = server, path
-        threading.Thread(target=server.serve_forever, args=(0.5,), name="alphavel-control", daemon=True).start()
+        threading.Thread(target=self._answer_all, args=(server,), name="alphavel-control", daemon=True).start()
 
     def stop(self) -> None:
         """Answer no more and remove the socket."""
-        if self._server is not None and self._path is not None:
+        if self._path is not None:
+            self._server = None
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as waker:
+                waker.connect(str(self._path))
             self._path.unlink(missing_ok=True)
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = self._path = None
+            self._path = None
+
+    def _answer_all(self, server: socketserver.UnixStreamServer) -> None:
+        with server:
+            while self._server is server:
+                server.handle_request()  # waits without a timeout: nobody asks, nothing runs
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -22,6 +22,7 @@ from alphavel.foundation.config import Config
 from alphavel.foundation.control import ControlError, ControlServer
 from alphavel.foundation.errors import ConfigurationError
 from alphavel.websocket import logs
+from alphavel.websocket.logs import mask
 from alphavel.websocket.server import WebSocketServer
 from alphavel.websocket.settings import WebSocketSettings
 from alphavel.websocket.upgrade import WebSocketHandler
@@ -150,7 +151,7 @@ class _AccessLog:
     """Takes pywsgi's access lines into our log, where tokens are masked."""
 
     def write(self, line: str) -> None:
-        logging.getLogger("alphavel.http").info(line.rstrip())
+        logging.getLogger("alphavel.http").info(mask(line.rstrip()))
 
 
 def _listen(host: str, port: int, backlog: int) -> Any:

@@ -11,6 +11,7 @@ import contextlib
 import io
 import socket
 import ssl
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gevent
@@ -180,17 +181,22 @@ class Upgrades:
             server.start()
             admission = admit(server, self.environ)
         except HandshakeError as error:
-            self.status = f"{error.status} Refused".encode()
+            self._note_status(f"{error.status} {HTTPStatus(error.status).phrase}")
             self.socket.sendall(error.response())
             return
         finally:
             _mask_secrets(self.environ)
-        self.status = b"101 Switching Protocols"
+        self._note_status("101 Switching Protocols")
         received = received_after_headers(self.rfile, self.socket)
         sock = self.socket
         if self.parked and not isinstance(sock, ssl.SSLSocket):
             self.socket = None  # or pywsgi would close what is no longer its own
         hand_over(server, admission, sock, received, self.parked)
+
+    def _note_status(self, status: str) -> None:
+        """Tell the access log how it went."""
+        self._orig_status = status
+        self.status = status.encode()
 
 
 class WebSocketHandler(Upgrades, WSGIHandler):  # type: ignore[misc]

@@ -38,7 +38,8 @@ class OriginRules:
         if self._rules:
             return any(rule.fullmatch(origin) for rule in self._rules)
         # The scheme is not compared: behind a proxy that ends TLS, ours is http where the page's is https.
-        return host is not None and _authority(origin) == _authority(f"{scheme}://{host.strip().lower()}", origin)
+        page = _authority(origin)
+        return page is not None and host is not None and page == _authority(f"{scheme}://{host.strip().lower()}", origin)
 
 
 def _compile(rule: str) -> re.Pattern[str]:

@@ -12,6 +12,7 @@ import io
 import socket
 import ssl
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gevent
@@ -108,6 +109,7 @@ class Upgrades:
 
     if TYPE_CHECKING:
         environ: Any
+        requestline: Any
         rfile: Any
         server: Any
         socket: Any
@@ -158,7 +160,7 @@ class Upgrades:
         return super().MessageClass(_BoundedReader(rfile, limit), *arguments)  # type: ignore[misc]
 
     def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
-        if isinstance(error, _HeadersTooLargeError):
+        if isinstance(error, (_HeadersTooLargeError, HTTPException)):  # too large, or more than a hundred
             return "431", HandshakeError(431, "The request's headers are too large.").response()
         answer: tuple[str, bytes] = super()._handle_client_error(error)  # type: ignore[misc]
         return answer
@@ -186,6 +188,7 @@ class Upgrades:
             return
         finally:
             _mask_secrets(self.environ)
+            self.requestline = mask(self.requestline)
         self._note_status("101 Switching Protocols")
         received = received_after_headers(self.rfile, self.socket)
         sock = self.socket

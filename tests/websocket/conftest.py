@@ -53,7 +53,7 @@ def transport(request):
 @pytest.fixture
 def serve(request):
     """`serve(**settings)` starts a server in this process and returns it, with `.url` and `.connect(…)`."""
-    started = []
+    started, clients = [], []
     over = request.getfixturevalue("transport") if "transport" in request.fixturenames else "parked"
 
     def start(set_up=None, application=None, tls=None, **given):
@@ -66,10 +66,17 @@ def serve(request):
         started.append(service)
         server.port = service.port
         server.url = f"ws://127.0.0.1:{service.port}/"
-        server.connect = lambda *arguments, **options: Client(service.port, *arguments, **options)
+
+        def connect(*arguments, **options):
+            clients.append(Client(service.port, *arguments, **options))
+            return clients[-1]
+
+        server.connect = connect
         return server
 
     yield start
+    for client in clients:
+        client.close()
     for service in started:
         service.server.stop(timeout=0.2)
         service.http.stop(timeout=0.2)

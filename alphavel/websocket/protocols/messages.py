@@ -62,12 +62,11 @@ class Message:
         self.event = event
         self.json_event = to_json(event, "The event's name")
         self.json_data = to_json(message["data"], f"The data of {event!r}") if "data" in message else None
-        rest = (
-            {key: value for key, value in message.items() if key not in ("event", "channel", "data")}
-            if len(message) > 2
-            else None
-        )
-        self.json_rest = b"," + to_json(rest, f"The message {event!r}")[1:-1] if rest else b""
+        self.json_rest = b""
+        if len(message) > 1 + (self.json_data is not None):
+            rest = {key: value for key, value in message.items() if key not in ("event", "channel", "data")}
+            if rest:
+                self.json_rest = b"," + to_json(rest, f"The message {event!r}")[1:-1]
 
     @property
     def size(self) -> int:

@@ -49,7 +49,7 @@ def serve(
         clean = _serve(
             target,
             {"host": host, "port": port, "workers": workers},
-            {"certfile": certfile, "keyfile": keyfile} if certfile and keyfile else None,
+            (certfile, keyfile) if certfile and keyfile else None,
             background,
             pid_file or ("alphavel-websocket.pid" if daemon else None),
         )
@@ -74,7 +74,7 @@ def _go_to_the_background() -> Daemon:
 
 
 def _serve(
-    target: str | None, options: dict[str, Any], tls: dict[str, str] | None, background: Daemon | None, pid_path: str | None
+    target: str | None, options: dict[str, Any], tls: tuple[str, str] | None, background: Daemon | None, pid_path: str | None
 ) -> bool:
     from alphavel.foundation import container
     from alphavel.foundation.config import Config

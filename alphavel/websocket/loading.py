@@ -43,6 +43,6 @@ def _bare_application() -> Callable[..., Any]:
 
     from alphavel.foundation import Alphavel
 
-    app = Flask("alphavel")
+    app = Flask("alphavel.websocket", static_folder=None)
     Alphavel(app)
     return app

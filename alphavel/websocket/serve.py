@@ -9,6 +9,7 @@ import errno
 import logging
 import resource
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,7 @@ class Service:
         self,
         server: WebSocketServer,
         application: Callable[..., Any],
-        tls: dict[str, str] | None = None,
+        tls: tuple[str, str] | None = None,
         handler_class: type[WebSocketHandler] = WebSocketHandler,
         read_settings: Callable[[], WebSocketSettings] | None = None,
     ) -> None:
@@ -57,12 +58,13 @@ class Service:
         Args:
             server: Its settings say where to listen.
             application: WSGI application for all other requests.
-            tls: `{"certfile": …, "keyfile": …}` to end TLS here.
+            tls: Files of a certificate and its key, to end TLS here.
             handler_class: pywsgi handler.
             read_settings: Reads the configuration anew, for `reload`.
 
         Raises:
             ListenError: The address is in use, or not of this machine.
+            OSError: The certificate or its key cannot be read.
         """
         self.server = server
         self._read_settings = read_settings or (lambda: Config().settings("websocket", WebSocketSettings))
@@ -73,7 +75,7 @@ class Service:
             server=server,
             handler_class=handler_class,
             log=_AccessLog() if settings.logging.access else None,
-            **(tls or {}),
+            **({"ssl_context": _tls_context(*tls)} if tls else {}),
         )
         self._scheme = "wss" if tls else "ws"
         self._control = ControlServer("websocket", {"stats": server.get_stats})
@@ -143,8 +145,27 @@ class _HttpServer(WSGIServer):  # type: ignore[misc]
     def __init__(
         self, listener: Any, application: Any, *, server: WebSocketServer, handler_class: type, **options: Any
     ) -> None:
+        self._websocket = server
         bound = type("BoundHandler", (handler_class,), {"websocket_server": lambda handler: server})
         super().__init__(listener, application, handler_class=bound, **options)
+
+    def wrap_socket_and_handle(self, sock: Any, address: Any) -> None:
+        """Serve one TLS connection; see gevent. A client that does not finish the TLS handshake is let go in silence."""
+        try:
+            with gevent.Timeout(self._websocket.settings.options.handshake_timeout, TimeoutError):
+                tls_sock = self.wrap_socket(sock, **self.ssl_args)
+        except OSError:
+            return
+        try:
+            self.handle(tls_sock, address)
+        finally:
+            tls_sock.close()
+
+
+def _tls_context(certfile: str, keyfile: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certfile, keyfile)
+    return context
 
 
 class _AccessLog:

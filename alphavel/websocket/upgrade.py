@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import gevent
 from gevent.pywsgi import Input, WSGIHandler
+from gevent.socket import socket as GeventSocket
 
 from alphavel.foundation import container
 from alphavel.websocket.admission import admit, is_upgrade, serves
@@ -217,9 +218,9 @@ def _mask_secrets(environ: Any) -> None:
 
 
 def has_socket(environ: Mapping[str, Any]) -> bool:
-    """Whether pywsgi's own handler serves the request, so that its socket can be had."""
+    """Whether a server on gevent's sockets serves the request and leaves the socket within reach, as pywsgi does."""
     rfile = environ.get("wsgi.input")
-    return isinstance(rfile, io.BufferedReader) and hasattr(getattr(rfile.raw, "_sock", None), "detach")
+    return isinstance(rfile, io.BufferedReader) and isinstance(getattr(rfile.raw, "_sock", None), GeventSocket)
 
 
 def take_socket(environ: Mapping[str, Any]) -> tuple[Any, bytes]:

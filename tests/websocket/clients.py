@@ -50,13 +50,17 @@ class Client:
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(timeout_s)
-        self.sock.connect(("127.0.0.1", port))
+        try:
+            self.sock.connect(("127.0.0.1", port))
+        except OSError:
+            self.sock.close()
+            raise
         if tls is not None:
             self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.buffer = b""
         self.headers = self._handshake(port, path, headers or {})
         self.socket_id = None
-        if greeted if greeted is not None else path.split("?")[0] == "/":
+        if greeted if greeted is not None else path.split("?", maxsplit=1)[0] == "/":
             self.socket_id = self.receive()["socket_id"]
 
     def _handshake(self, port: int, path: str, headers: dict[str, str]) -> dict[str, str]:

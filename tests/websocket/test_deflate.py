@@ -155,7 +155,11 @@ def test_short_and_control_frames_are_sent_as_they_are():
 
 def test_only_connections_without_context_share_compressed_frames():
     assert Deflate(FULL).shared_key is None
-    assert Deflate(FRUGAL).shared_key == Deflate(FRUGAL).shared_key != Deflate(FRUGAL._replace(server_max_window_bits=10)).shared_key
+    assert (
+        Deflate(FRUGAL).shared_key
+        == Deflate(FRUGAL).shared_key
+        != Deflate(FRUGAL._replace(server_max_window_bits=10)).shared_key
+    )
 
 
 def test_mask_helper_is_what_these_tests_think():

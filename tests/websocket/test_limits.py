@@ -123,7 +123,7 @@ def test_messages_a_second(serve):
 def test_a_flood_is_closed(serve):
     server = serve(max_messages_per_second=10)
     with server.connect() as client:
-        with pytest.raises((OSError, Closed)):  # noqa: PT012
+        with pytest.raises((OSError, Closed)):
             for _ in range(200):
                 client.frame(Opcode.PING)
             raise client.closed()
@@ -198,7 +198,7 @@ def test_handshake_time_does_not_limit_what_comes_after(serve):
 
 def test_header_size(serve):
     server = serve(max_header_size=2000)
-    for headers in (b"X: " + b"y" * 3000 + b"\r\n", b"X: y\r\n" * 500, b"X: y"* 3000):
+    for headers in (b"X: " + b"y" * 3000 + b"\r\n", b"X: y\r\n" * 500, b"X: y" * 3000):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
             received = b""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.metadata
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
 
 from alphavel.foundation.config import FOLDER_VARIABLE
 from alphavel.foundation.errors import ConfigurationError
-from alphavel.foundation.providers import discover
+from alphavel.foundation.providers import ProviderWarning, discover
 from alphavel.foundation.publishing import Outcome, publish
 
 
@@ -27,12 +30,30 @@ class _Alpha(click.Group):
         try:
             return super().resolve_command(context, args)
         except click.UsageError as error:
-            prefix = args[0].partition(":")[0]
-            for provider in discover():
-                if provider.name in (prefix, prefix.replace("-", "_")) and provider.missing():
-                    needs = f'It needs {", ".join(provider.missing())}: pip install "alphavel[{prefix}]"'
-                    raise click.UsageError(f"{error.message} {needs}", context) from error
-            raise
+            hint = _hint(args[0], self.list_commands(context))
+            raise click.UsageError(f"{error.message} {hint}".rstrip(), context) from error
+
+
+def _hint(name: str, commands: list[str]) -> str:
+    """What somebody may have meant by a command that there is not."""
+    package = name.partition(":")[0]
+    for provider in discover():
+        if provider.name == package and provider.missing():
+            return f'It needs {", ".join(provider.missing())}: pip install "alphavel[{package}]"'
+    nearest = difflib.get_close_matches(name, commands, n=1)
+    if nearest:
+        return f"Did you mean `{nearest[0]}`?"
+    if ":" in name and package in _extras():
+        return f'Is its package installed? pip install "alphavel[{package}]"'
+    return "`alpha list` shows all commands."
+
+
+def _extras() -> list[str]:
+    """What can be installed besides, as this package's own metadata says: it knows no other package."""
+    try:
+        return importlib.metadata.metadata("alphavel").get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:  # it runs from a folder
+        return []
 
 
 def _provided() -> dict[str, click.Command]:
@@ -98,7 +119,10 @@ def vendor_publish(tag: str | None, force: bool) -> None:
         raise click.UsageError(f"There is no tag {tag!r}. There are: {', '.join(sorted(tags)) or 'none'}.")
     kept = False
     for source, target in tags[tag]:
-        outcome, difference = publish(source, target, force)
+        try:
+            outcome, difference = publish(source, target, force)
+        except OSError as error:
+            raise click.ClickException(f"Cannot write {target}: {error.strerror or error}.") from error
         click.echo(difference, nl=False)
         click.echo(f"{outcome.value:<12}{target}")
         kept = kept or outcome is Outcome.KEPT
@@ -107,8 +131,29 @@ def vendor_publish(tag: str | None, force: bool) -> None:
         sys.exit(1)
 
 
+@alpha.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs to read.")
+def doctor(as_json: bool) -> None:
+    """Check limits, ports, configuration, keys, Redis, clock and versions; exit code 1 where something is wrong."""
+    from alphavel.foundation.doctor import run
+
+    sys.exit(0 if run(as_json) else 1)
+
+
+_formatwarning = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if issubclass(category, ProviderWarning):
+        return f"alpha: {message}\n"  # for people: where in our code it was noticed helps nobody
+    return _formatwarning(message, category, filename, lineno, line)
+
+
 def main() -> None:
     """Run `alpha`; a wrong configuration ends it with one line and exit code 1."""
+    warnings.formatwarning = _format_warning
     sys.path.insert(0, os.getcwd())  # `--app shop:app` means the module in this folder, as with flask and gunicorn
     try:
         alpha(prog_name="alpha")

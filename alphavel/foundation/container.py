@@ -46,6 +46,10 @@ class Container:
         """Whether something is bound to the name."""
         return name in self._instances or name in self._factories
 
+    def made(self, name: str) -> Any:
+        """Return what is bound to the name where it is there already, else None: nothing is made."""
+        return self._instances.get(name)
+
     def make(self, name: str) -> Any:
         """
         Return what is bound to the name.

@@ -6,51 +6,24 @@ One request a connection: a line of JSON in, a line of JSON out.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import json
 import os
 import socket
 import socketserver
-import stat
-import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-FOLDER_VARIABLE = "ALPHAVEL_RUN_DIR"
+from alphavel.foundation.running import FOLDER_VARIABLE, ControlError, run_dir
+
+__all__ = ["FOLDER_VARIABLE", "ControlError", "ControlServer", "Handler", "ask_all", "run_dir", "running"]
+
 _MAX_REQUEST_BYTES = 64 * 1024
 
 Handler = Callable[..., Any]
-
-
-class ControlError(Exception):
-    """The folder of the sockets cannot be trusted or used."""
-
-
-def run_dir() -> Path:
-    """
-    Return the folder of the sockets, made where it is missing: `ALPHAVEL_RUN_DIR`, else `$XDG_RUNTIME_DIR/alphavel`, else
-    one of the user's own in the folder for temporary files.
-
-    Raises:
-        ControlError: It belongs to somebody else, or others may enter it.
-    """
-    named, runtime = os.environ.get(FOLDER_VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
-    if named:
-        folder = Path(named)
-    elif runtime and os.path.isdir(runtime):
-        folder = Path(runtime) / "alphavel"
-    else:
-        folder = Path(tempfile.gettempdir()) / f"alphavel-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-    except OSError as error:
-        raise ControlError(f"Cannot use {folder}: {error}. Name another folder in {FOLDER_VARIABLE}.") from error
-    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077 or not stat.S_ISDIR(status.st_mode):
-        raise ControlError(f"{folder} must be a folder of this user's that nobody else may enter (mode 0700).")
-    return folder
 
 
 class ControlServer:
@@ -67,8 +40,16 @@ class ControlServer:
         self._server: socketserver.UnixStreamServer | None = None
         self._path: Path | None = None
 
-    def start(self) -> None:
-        """Begin to answer. Raises ControlError where the folder cannot be used."""
+    def start(self, forked: bool = False) -> None:
+        """
+        Begin to answer.
+
+        Args:
+            forked: Whether this is called from a hook of `os.register_at_fork`.
+
+        Raises:
+            ControlError: The folder cannot be used.
+        """
         path = run_dir() / f"{self._name}-{os.getpid()}.sock"
         path.unlink(missing_ok=True)
         before = os.umask(0o177)
@@ -79,7 +60,11 @@ class ControlServer:
         finally:
             os.umask(before)
         self._server, self._path = server, path
-        threading.Thread(target=self._answer_all, args=(server,), name="alphavel-control", daemon=True).start()
+        if forked:
+            # Thread.start() would wait for the thread to run, and so, under gevent, enter a hub that is still the parent's.
+            _thread.start_new_thread(self._answer_all, (server,))
+        else:
+            threading.Thread(target=self._answer_all, args=(server,), name="alphavel-control", daemon=True).start()
 
     def stop(self) -> None:
         """Answer no more and remove the socket."""
@@ -89,6 +74,12 @@ class ControlServer:
                 waker.connect(str(self._path))
             self._path.unlink(missing_ok=True)
             self._path = None
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the socket, which is the parent's, and leave it where it is."""
+        if self._server is not None:
+            self._server.socket.close()
+        self._server = self._path = None
 
     def _answer_all(self, server: socketserver.UnixStreamServer) -> None:
         with server:
@@ -117,14 +108,37 @@ class _Request(socketserver.StreamRequestHandler):
         try:
             request = json.loads(line)
             handler = self.server.handlers[request["command"]]
-            return {"result": handler(**request.get("arguments", {}))}
-        except (ValueError, TypeError, KeyError, LookupError) as error:
+            answer = {"result": handler(**request.get("arguments", {}))}
+            json.dumps(answer)
+            return answer
+        except Exception as error:  # noqa: BLE001 (who asks is told; a command must not hurt the process it asks about)
             return {"error": f"{type(error).__name__}: {error}"}
 
 
-def ask_all(name: str, command: str, timeout_s: float = 2.0, **arguments: Any) -> list[Any]:
+def running(name: str) -> list[int]:
+    """Return the ids of the processes that answer to `name`, or did until they were killed. Raises ControlError."""
+    return [int(path.stem[len(name) + 1 :]) for path in _sockets(name)]
+
+
+def ask_all(
+    name: str,
+    command: str,
+    timeout_s: float = 2.0,
+    *,
+    silent: list[int] | None = None,
+    only: Collection[int] | None = None,
+    **arguments: Any,
+) -> list[Any]:
     """
     Ask every running process that answers to `name`.
+
+    Args:
+        name: What they answer to.
+        command: What is asked.
+        timeout_s: How long each of them may take.
+        silent: A list to add the ids of those processes to that are there and do not answer.
+        only: Ids of those to ask; None: all.
+        arguments: Those of the command.
 
     Returns:
         The results in the order of process ids; processes that do not answer in time are left out.
@@ -133,13 +147,24 @@ def ask_all(name: str, command: str, timeout_s: float = 2.0, **arguments: Any) -
         ControlError: The folder cannot be used, or a process answers with an error.
     """
     results = []
-    for path in sorted(run_dir().glob(f"{name}-*.sock"), key=lambda path: int(path.stem.rpartition("-")[2])):
-        with contextlib.suppress(OSError):
+    for path in _sockets(name):
+        if only is not None and int(path.stem[len(name) + 1 :]) not in only:
+            continue
+        try:
             answer = _ask(path, {"command": command, "arguments": arguments}, timeout_s)
-            if "error" in answer:
-                raise ControlError(answer["error"])
-            results.append(answer["result"])
+        except OSError:
+            if silent is not None and path.exists():  # where the process is gone, `_ask` has removed it
+                silent.append(int(path.stem[len(name) + 1 :]))
+            continue
+        if "error" in answer:
+            raise ControlError(answer["error"])
+        results.append(answer["result"])
     return results
+
+
+def _sockets(name: str) -> list[Path]:
+    found = [path for path in run_dir().glob(f"{name}-*.sock") if path.stem[len(name) + 1 :].isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem[len(name) + 1 :]))
 
 
 def _ask(path: Path, request: dict[str, Any], timeout_s: float) -> Any:

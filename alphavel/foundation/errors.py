@@ -17,3 +17,11 @@ class ConfigurationError(Exception):
         super().__init__(f"{where}: {message}" if where else message)
         self.file = file
         self.key = key
+
+    def in_file(self, file: str) -> ConfigurationError:
+        """Return this error with the file it is in, where it does not name one itself."""
+        if self.file is not None:
+            return self
+        named = ConfigurationError(str(self), file)
+        named.key = self.key
+        return named

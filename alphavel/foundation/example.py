@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from alphavel.foundation.schema import Setting, default_of
+from alphavel.foundation.schema import Setting, default_of, element_of
 
 _WIDTH = 110
 _HINT = "Each value below is the default: keep the lines you change. ${NAME:-default} reads the environment."
@@ -46,7 +46,17 @@ def _lines(cls: Any, indent: str) -> list[str]:
             continue
         lines += _comment(" ".join(filter(None, [declared.doc, _bounds(declared)])), indent)
         lines.append(f"{indent}{field.name}: {_value(default_of(field), declared)}")
+        element = element_of(hints[field.name])
+        if element is not None:
+            lines += _item(element, indent)
     return lines
+
+
+def _item(cls: Any, indent: str) -> list[str]:
+    """One item of a list, as comments: with none in the list, there is nothing to show otherwise."""
+    lines = _lines(cls, "  ")[1:]
+    lines[0] = f"- {lines[0][2:]}"
+    return [f"{indent}# {line}".rstrip() for line in lines]
 
 
 def _comment(text: str, indent: str) -> list[str]:
@@ -63,14 +73,20 @@ def _bounds(declared: Setting) -> str:
 
 
 def _value(default: Any, declared: Setting) -> str:
-    if isinstance(default, tuple):
-        default = list(default)
-    text = "null" if default is None else str(yaml.safe_dump(default, default_flow_style=True)).replace("\n...", "").strip()
-    if declared.env:
-        return f"${{{declared.env}:-{'' if default is None else text}}}"
+    if not declared.env:
+        return shown(default, declared)
+    if isinstance(default, tuple):  # as a list is written in a variable
+        default = ",".join(map(str, default)) or None
+    return f"${{{declared.env}:-{'' if default is None else shown(default, declared)}}}"
+
+
+def shown(default: Any, declared: Setting) -> str:
+    """Return the default of a setting as a file would say it: `null`, `[HS256]`, `2 MiB`."""
     if declared.unit == "bytes" and isinstance(default, int) and default and default % 1024 == 0:
         return f"{default // 2**20} MiB" if default % 2**20 == 0 else f"{default // 1024} KiB"
-    return text
+    if isinstance(default, tuple):
+        default = list(default)
+    return "null" if default is None else str(yaml.safe_dump(default, default_flow_style=True)).replace("\n...", "").strip()
 
 
 def _first_line(cls: type) -> str:

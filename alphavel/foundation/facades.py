@@ -29,6 +29,9 @@ class Facade:
 
     def __getattr__(self, attribute: str) -> Any:
         # Only called for what is not in __dict__ yet.
+        if attribute.startswith("__") and attribute.endswith("__"):
+            # Tools look for such names on everything they meet; that is no reason to make anything, or to complain.
+            raise AttributeError(attribute)
         value = getattr(self._resolve(), attribute)
         if callable(value) and getattr(value, "__self__", None) is not None:
             self.__dict__[attribute] = value

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     import click
     from flask import Flask
 
+    from alphavel.foundation.checks import Check
     from alphavel.foundation.container import Container
+    from alphavel.foundation.metrics import Family
 
 GROUP = "alphavel.providers"
+
+
+class ProviderWarning(UserWarning):
+    """A provider is installed and cannot be used."""
 
 
 class ServiceProvider:
@@ -49,20 +55,48 @@ class ServiceProvider:
         """Files that `alpha vendor:publish --tag=TAG` writes: `{tag: [(source, target)]}`, targets relative."""
         return {}
 
+    def checks(self) -> Iterable[Check]:
+        """What `alpha doctor` is to look at."""
+        return ()
+
+    def metrics(self, container: Container) -> Iterable[Family]:
+        """What the package counts and measures in this process. Asked at every scrape: cheap, and nothing is made for it."""
+        return ()
+
     def missing(self) -> list[str]:
         """Modules of `requires` that are not installed."""
-        return [module for module in self.requires if importlib.util.find_spec(module) is None]
+        return [module for module in self.requires if not _is_installed(module)]
 
 
 def discover() -> list[ServiceProvider]:
     """Return the providers of all installed packages, by name. One that cannot be loaded is left out with a warning."""
-    found = {}
+    found: dict[str, ServiceProvider] = {}
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
-            found[entry.name] = entry.load()()
+            provider = _load(entry)
         except Exception as error:  # noqa: BLE001 (somebody else's code)
-            warnings.warn(f"The provider {entry.name!r} ({entry.value}) cannot be loaded: {error}", stacklevel=2)
+            warnings.warn(
+                f"The provider {entry.name!r} ({entry.value}) cannot be loaded: {error}", ProviderWarning, stacklevel=2
+            )
+        else:
+            found[entry.name] = provider
     return [found[name] for name in sorted(found)]
+
+
+def _load(entry: importlib.metadata.EntryPoint) -> ServiceProvider:
+    provider = entry.load()()
+    if not isinstance(provider, ServiceProvider):
+        raise TypeError(f"expected a subclass of ServiceProvider, got {type(provider).__name__}")
+    if not provider.name or not provider.package:
+        raise TypeError(f"{type(provider).__name__} must say its name and its package")
+    return provider
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # the package that a submodule would be in is not there either
+        return False
 
 
 def usable() -> list[ServiceProvider]:

@@ -22,17 +22,27 @@ def publish(source: Path, target: str, force: bool) -> tuple[Outcome, str]:
 
     Returns:
         What became of it, and what is or was different, as a unified diff; empty where nothing is.
+
+    Raises:
+        OSError: It cannot be written.
     """
-    path, new = Path(target), source.read_text(encoding="utf-8")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(new, encoding="utf-8")
+    path, new = Path(target), source.read_bytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("xb") as file:  # x: never over a file that is there, or has just come
+            file.write(new)
         return Outcome.WRITTEN, ""
-    old = path.read_text(encoding="utf-8")
+    except FileExistsError:
+        old = path.read_bytes()
     if old == new:
         return Outcome.UNCHANGED, ""
-    difference = "".join(difflib.unified_diff(old.splitlines(True), new.splitlines(True), target, f"{target} (published)"))
+    difference = _difference(old, new, target)
     if not force:
         return Outcome.KEPT, difference
-    path.write_text(new, encoding="utf-8")
+    path.write_bytes(new)
     return Outcome.OVERWRITTEN, difference
+
+
+def _difference(old: bytes, new: bytes, target: str) -> str:
+    before, after = (text.decode(errors="replace").splitlines() for text in (old, new))
+    return "".join(f"{line}\n" for line in difflib.unified_diff(before, after, target, f"{target} (published)", lineterm=""))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 import types
@@ -27,13 +28,22 @@ _DURATIONS = {
     "minutes": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0, "day": 86400.0, "days": 86400.0,
 }  # fmt: skip
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+_KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "settings"}
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class EnvironmentText(str):
-    """A text that came from the environment: it is read as whatever the setting wants."""
+    """
+    A text that came from the environment: it is read as whatever the setting wants.
 
-    __slots__ = ()
+    Attributes:
+        variables: Those it was made of; none where they were not set and a default stands in their place.
+    """
+
+    variables: tuple[str, ...] = ()
+
+
+_KINDS[EnvironmentText] = "a text"
 
 
 class Setting(NamedTuple):
@@ -69,12 +79,12 @@ def setting(
         env: Environment variable that gives the value where the file does not.
         minimum, maximum: Bounds of a number, both allowed.
         choices: The only texts allowed.
-        secret: Never shown in an error.
+        secret: Never shown, in no error and no `repr`.
     """
     metadata = {"setting": Setting(doc, unit, env, minimum, maximum, choices, secret)}
     if callable(default):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+        return dataclasses.field(default_factory=default, metadata=metadata, repr=not secret)
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
 def load_settings(cls: type[T], values: Mapping[str, Any], source: str) -> T:
@@ -82,7 +92,8 @@ def load_settings(cls: type[T], values: Mapping[str, Any], source: str) -> T:
     Make settings from what a file says; what it does not say comes from the environment, else from the defaults.
 
     Args:
-        cls: A dataclass of `setting` fields; fields may be such dataclasses themselves, or `dict[str, …]` of them.
+        cls: A dataclass of `setting` fields; fields may be such dataclasses themselves, `dict[str, …]` of them, or
+            `tuple[…, ...]` of them, which a file writes as a list.
         values: The file's mapping.
         source: The file's name, for errors.
 
@@ -116,7 +127,7 @@ def _load(cls: Any, values: Any, source: str, prefix: str) -> Any:
         values = {}
     if not isinstance(values, Mapping):
         key = prefix.rstrip(".") or None
-        raise ConfigurationError(f"expected settings, one `name: value` a line; got {values!r}.", source, key)
+        raise ConfigurationError(f"expected settings, one `name: value` a line; got {_kind_of(values)}.", source, key)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
@@ -135,37 +146,61 @@ def _load(cls: Any, values: Any, source: str, prefix: str) -> Any:
     return cls(**loaded)
 
 
+def _kind_of(value: Any) -> str:
+    """Say what stands where settings should, and not show it: there may be secrets in it."""
+    return _KINDS.get(type(value), repr(value))
+
+
 def _unknown(key: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(key, known, n=1)
     return f"there is no such setting. {f'Did you mean `{nearest[0]}`?' if nearest else 'There are: ' + ', '.join(known)}"
 
 
 def _convert(hint: Any, value: Any, declared: Setting, source: str, where: str) -> Any:
+    if hint is Any:
+        return value
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     if value is None or (isinstance(value, EnvironmentText) and not value):
         if type(None) in kinds:
             return None
+        if value is not None and typing.get_origin(kinds[0]) is tuple:
+            return ()
         raise ConfigurationError(f"expected {_expected(kinds, declared)}; got nothing.", source, where)
     for kind in kinds:
         if typing.get_origin(kind) is dict:
             return _convert_dict(kind, value, declared, source, where)
+        if element_of(kind) is not None:
+            return _convert_list(kind, value, source, where)
         converted = _as(kind, value, declared.unit)
         if converted is not None:
             _check_bounds(converted, declared, source, where)
             return converted
-    shown = "a text that is not shown" if declared.secret else repr(value)
+    shown = f"{_KINDS.get(type(value), 'a value')} that is not shown" if declared.secret else repr(value)
     raise ConfigurationError(f"expected {_expected(kinds, declared)}; got {shown}.", source, where)
 
 
 def _convert_dict(kind: Any, value: Any, declared: Setting, source: str, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"expected names and their settings; got {value!r}.", source, where)
+        raise ConfigurationError(f"expected names and their settings; got {_kind_of(value)}.", source, where)
     of = typing.get_args(kind)[1]
     if dataclasses.is_dataclass(of):
         return {str(name): _load(of, given, source, f"{where}.{name}.") for name, given in value.items()}
     if of is Any:
         return {str(name): given for name, given in value.items()}
     return {str(name): _convert(of, given, declared, source, f"{where}.{name}") for name, given in value.items()}
+
+
+def element_of(hint: Any) -> Any:
+    """Return the settings dataclass of which `hint` is a tuple, None where it is something else."""
+    arguments = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
+    return arguments[0] if arguments and dataclasses.is_dataclass(arguments[0]) else None
+
+
+def _convert_list(kind: Any, value: Any, source: str, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigurationError(f"expected a list, each item beginning with `- `; got {_kind_of(value)}.", source, where)
+    of = element_of(kind)
+    return tuple(_load(of, given, source, f"{where}[{index}].") for index, given in enumerate(value))
 
 
 def _as(kind: Any, value: Any, unit: str | None) -> Any:
@@ -181,8 +216,13 @@ def _as(kind: Any, value: Any, unit: str | None) -> Any:
             value = [word.strip() for word in value.split(",") if word.strip()]
         elif isinstance(value, str):
             value = [value]
-        return tuple(map(str, value)) if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+        return _items(typing.get_args(kind)[0], value, unit) if isinstance(value, (list, tuple)) else None
     return None
+
+
+def _items(kind: Any, values: Any, unit: str | None) -> tuple[Any, ...] | None:
+    items = tuple(_as(kind, value, unit) for value in values)
+    return None if None in items else items
 
 
 def _number(kind: type, value: Any, unit: str | None) -> Any:
@@ -190,16 +230,24 @@ def _number(kind: type, value: Any, unit: str | None) -> Any:
         quantity = _QUANTITY.fullmatch(value)
         if quantity and unit in ("bytes", "seconds"):
             factor = (_SIZES if unit == "bytes" else _DURATIONS).get(quantity[2].lower())
-            return None if factor is None else kind(float(quantity[1]) * factor)
+            return None if factor is None else _finite(kind, float(quantity[1]) * factor)
         if not isinstance(value, EnvironmentText):
             return None
         try:
-            return kind(value)
+            return _finite(kind, kind(value))
         except ValueError:
             return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return kind(value) if kind is float or float(value).is_integer() else None
+    return _finite(kind, value) if kind is float or isinstance(value, int) or value.is_integer() else None
+
+
+def _finite(kind: type, number: float) -> Any:
+    """Return a number as a `kind`, None where it is too large for a float or none at all."""
+    try:
+        return kind(number) if math.isfinite(number) else None
+    except OverflowError:
+        return None
 
 
 def _check_bounds(value: Any, declared: Setting, source: str, where: str) -> None:
@@ -210,16 +258,24 @@ def _check_bounds(value: Any, declared: Setting, source: str, where: str) -> Non
         return
     # `not >=` and not `<`: a NaN is out of every bound.
     if (low is not None and not value >= low) or (high is not None and not value <= high):
-        bounds = " and ".join(
-            [f"at least {low:g}"] * (low is not None) + [f"at most {high:g}"] * (high is not None)  # type: ignore[str-format]
-        )
+        sides = (("at least", low), ("at most", high))
+        bounds = " and ".join(f"{word} {_figure(bound)}" for word, bound in sides if bound is not None)
         unit = f" {declared.unit}" if declared.unit else ""
-        raise ConfigurationError(f"expected {bounds}{unit}; got {value:g}.", source, where)
+        raise ConfigurationError(f"expected {bounds}{unit}; got {_figure(value)}.", source, where)
+
+
+def _figure(number: float) -> str:
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
 
 
 def _expected(kinds: tuple[Any, ...], declared: Setting) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    words = [names.get(kind, "a list of texts") for kind in kinds if kind is not type(None)]
+    plurals = {int: "a list of whole numbers", float: "a list of numbers"}
+    words = [
+        names.get(kind) or plurals.get((*typing.get_args(kind), str)[0], "a list of texts")
+        for kind in kinds
+        if kind is not type(None)
+    ]
     if declared.unit in ("bytes", "seconds"):
         words[-1] += f" of {declared.unit} (or {'`2 MiB`' if declared.unit == 'bytes' else '`30s`'})"
     if type(None) in kinds:

@@ -26,7 +26,10 @@ _RSV2_3 = 0x30
 _MASKED = 0x80
 _MAX_CONTROL_PAYLOAD = 125
 _CONTROL = 0x8
+_MIN_FRAGMENTS = 1024
+_BYTES_PER_FRAGMENT = 16
 _OPCODES = {int(opcode): opcode for opcode in Opcode}
+_WHOLE_MESSAGES = {_FIN | opcode: opcode for opcode in (Opcode.TEXT, Opcode.BINARY)}
 
 _new_utf8_check = codecs.getincrementaldecoder("utf-8")
 
@@ -38,12 +41,16 @@ class Parser:
     Its own bounds: it holds at most one message of `max_message_bytes` and one unfinished header or control frame.
     """
 
-    __slots__ = ("_deflate", "_held", "_inflating", "_last", "_left", "_mask", "_max", "_message", "_opcode", "_over", "_utf8")
+    __slots__ = (
+        "_deflate", "_fragments", "_held", "_inflating", "_last", "_left", "_mask", "_max", "_message", "_opcode", "_over",
+        "_utf8",
+    )  # fmt: skip
 
     def __init__(self, max_message_bytes: int, deflate: Deflate | None = None) -> None:
         """
         Args:
-            max_message_bytes: Largest message, inflated; a larger one is a violation, 1009.
+            max_message_bytes: Largest message, inflated; a larger one is a violation, 1009. Of fragments it may have
+                1,024 and one for every 16 of these bytes.
             deflate: permessage-deflate as agreed in the handshake; without it RSV1 is a violation.
         """
         self._max = max_message_bytes
@@ -51,6 +58,7 @@ class Parser:
         self._held = b""  # an unfinished header or control frame
         self._opcode: Opcode | None = None  # of the message that has begun
         self._message = bytearray()  # what it has so far, unmasked and inflated
+        self._fragments = 0  # frames of it so far
         self._utf8: codecs.IncrementalDecoder | None = None
         self._inflating = False
         self._left = 0  # payload bytes of the current frame that have not come yet
@@ -63,6 +71,37 @@ class Parser:
         """Whether it holds nothing of its connection, so that it could serve another one."""
         return self._opcode is None and not self._held and self._deflate is None and not self._over
 
+    @property
+    def held(self) -> int:
+        """Bytes of a message, frame or header that has begun."""
+        return len(self._message) + len(self._held)
+
+    def give_up(self) -> None:
+        """Let go of what it holds, and ignore what comes."""
+        self._over = True
+        self._message, self._held, self._left = bytearray(), b"", 0
+
+    def suspended(self) -> dict[str, Any]:
+        """
+        Return what it holds of a message that has begun, for a parser of another process to go on with: see `resume`. Not for
+        one that inflates: zlib's state cannot be taken along.
+        """
+        assert self._deflate is None
+        return {
+            "held": self._held.decode("latin-1"), "opcode": None if self._opcode is None else int(self._opcode),
+            "message": self._message.decode("latin-1"), "fragments": self._fragments, "left": self._left,
+            "mask": self._mask.decode("latin-1"), "last": self._last,
+        }  # fmt: skip
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on where another one was suspended. For one that has parsed nothing yet."""
+        self._held, self._mask = state["held"].encode("latin-1"), state["mask"].encode("latin-1")
+        self._fragments, self._left, self._last = state["fragments"], state["left"], state["last"]
+        if state["opcode"] is not None:
+            self._opcode = _OPCODES[state["opcode"]]
+            self._utf8 = _new_utf8_check() if self._opcode is Opcode.TEXT else None
+            self._append(state["message"].encode("latin-1"))
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """
         Take bytes, in pieces of any size. `data` is not kept: it may be a view of a buffer that is used again.
@@ -70,6 +109,17 @@ class Parser:
         Returns:
             What was completed, in order. After a `ProtocolError` or a `CLOSE` all further bytes are ignored.
         """
+        size = len(data)
+        # Nearly all that comes is one small message in one frame: looked at once, nothing kept.
+        if size > 5 and self._opcode is None and not self._held and not self._over and size == (data[1] ^ _MASKED) + 6:
+            opcode = _WHOLE_MESSAGES.get(data[0])
+            if opcode is not None and size < 132 and size - 6 <= self._max:
+                payload = apply_mask(data[6:], bytes(data[2:6]))
+                try:
+                    return [(opcode, payload if opcode is Opcode.BINARY else payload.decode())]
+                except UnicodeDecodeError:
+                    self._over = True
+                    return [_not_utf8()]
         events: list[Event] = []
         if self._over:
             return events
@@ -158,6 +208,11 @@ class Parser:
             self._opcode = opcode
             self._inflating = bool(first & _RSV1)
             self._utf8 = _new_utf8_check() if opcode is Opcode.TEXT else None
+            self._fragments = 0
+        self._fragments += 1
+        if self._fragments > _MIN_FRAGMENTS + self._max // _BYTES_PER_FRAGMENT:
+            # Fragments may be empty: counted in bytes alone, a message of them would never end and never be too big.
+            raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "a message in too many fragments")
         # Deflated bytes may be a few more than what they stand for, never much more.
         if len(self._message) + length > self._max + (1024 + self._max // 1024 if self._inflating else 0):
             raise self._too_big()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent.event import Event
 
-from alphavel.websocket.transports.base import State, Transport
+from alphavel.websocket.transports.base import CLOSED, CLOSING, Transport
 
 if TYPE_CHECKING:
     from alphavel.websocket.connections import Connection
@@ -46,7 +46,7 @@ class GreenletTransport(Transport):
     def run(self) -> None:
         """Read until the connection is closed. Blocks the calling greenlet."""
         try:
-            while self._state is not State.CLOSED:
+            while self._state is not CLOSED:
                 self._readable.wait()
                 data = self._sock.recv(_READ_SIZE)
                 if not data:
@@ -60,10 +60,8 @@ class GreenletTransport(Transport):
 
     def _release(self) -> None:
         self._readable.set()
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)  # wakes `run`; its caller closes the socket
-        except OSError:
-            pass
+        if self._sock.fileno() >= 0:
+            self._shut_down(socket.SHUT_RDWR)  # wakes `run`; its caller closes the socket
 
 
 class TlsTransport(GreenletTransport):
@@ -78,21 +76,35 @@ class TlsTransport(GreenletTransport):
         self.outbox = []  # never None: nobody may write to the descriptor directly
         self._writer: gevent.Greenlet | None = None
 
+    def run(self) -> None:
+        """Read until the connection is closed. Blocks the calling greenlet."""
+        super().run()
+        if self._writer is not None:
+            self._writer.join()  # the caller closes the socket now, and it may be in the middle of a write
+
+    def _set_ready(self) -> None:
+        pass
+
     def queue(self, data: bytes) -> None:
         """Append whole frames to the outbox."""
         if not self.outbox:
             self.reactor.mark_dirty(self)
         super().queue(data)
 
+    def take(self) -> bytes:
+        """Write by itself, and hand over nothing."""
+        self.flush()
+        return b""
+
     def flush(self) -> None:
         """Have a greenlet write what waits."""
-        if self.outbox and self._writer is None and self._state is not State.CLOSED:
+        if self.outbox and self._writer is None and self._state is not CLOSED:
             self.reactor.blocked.add(self)
             self._writer = gevent.spawn(self._write_all)
 
     def _write_all(self) -> None:
         try:
-            while self.outbox and self._state is not State.CLOSED:
+            while self.outbox and self._state is not CLOSED:
                 data, self.outbox = b"".join(self.outbox), []
                 self._sock.sendall(data)  # until the peer has taken it, it counts as waiting
                 self.outbox_bytes = max(0, self.outbox_bytes - len(data))
@@ -102,5 +114,5 @@ class TlsTransport(GreenletTransport):
         finally:
             self._writer = None
             self.reactor.unblocked(self)
-        if self._finishing and self._state is State.CLOSING:
-            self._shut_down_writing()
+        if self._finishing and self._state is CLOSING:
+            self._shut_down(socket.SHUT_WR)

@@ -4,10 +4,11 @@ The parked transport: an idle connection is a libev watcher and a few slots; no 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from alphavel.websocket.transports.base import Transport
+from gevent.monkey import get_original
+
+from alphavel.websocket.transports.base import CLOSED, OPEN, Transport
 
 if TYPE_CHECKING:
     from alphavel.websocket.connections import Connection
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from alphavel.websocket.transports.reactor import Reactor
 
 _READ = 1  # libev's EV_READ
+
+# gevent's own leaves the descriptor open until the loop turns again, up to a second later, in case somebody still watches it.
+# Here nobody does.
+_close = get_original("os", "close")
 
 
 class ParkedTransport(Transport):
@@ -28,7 +33,8 @@ class ParkedTransport(Transport):
 
     def start(self) -> None:
         """Begin to read."""
-        self._reader.start(self)  # the object itself: a bound method would be 64 bytes more for each connection
+        if self._state is not CLOSED:
+            self._reader.start(self)  # the object itself: a bound method would be 64 bytes more for each connection
 
     resume = start
 
@@ -36,23 +42,26 @@ class ParkedTransport(Transport):
         """Stop reading: the kernel's buffer fills, and then the peer has to wait."""
         self._reader.stop()
 
+    @property
+    def can_move(self) -> bool:
+        """See `Transport.can_move`. zlib's state cannot be taken along."""
+        return self._state is OPEN and self.deflate is None
+
     def __call__(self) -> None:
         """Read what has come. Called by libev."""
         reactor = self.reactor
-        try:
-            size = os.readv(self.fd, reactor.buffers)
-        except BlockingIOError:
-            return
-        except OSError:
-            size = 0
+        size, messages = reactor.read(self.fd, self.parser is None)
         if size == 0:
             self.end_of_stream()
-            return
-        reactor.stats.bytes_in += size
-        self.received(reactor.view[:size])
+        elif size > 0:
+            reactor.stats.bytes_in += size
+            if messages is None:
+                self.received(reactor.view[:size])
+            else:
+                self.received_messages(messages)
 
     def _release(self) -> None:
         self._reader.stop()
         self._reader.close()
-        os.close(self.fd)
+        _close(self.fd)
         self.fd = -1

@@ -19,10 +19,15 @@ from gevent.monkey import get_original
 
 from alphavel.websocket.frames import Opcode, Parser
 from alphavel.websocket.heartbeat import Heartbeat
-from alphavel.websocket.transports.batch import Batch
+from alphavel.websocket.transports.batch import BYTES_AT_ONCE, Batch
+from alphavel.websocket.transports.descriptors import Descriptors
+from alphavel.websocket.transports.reading import new_read
+from alphavel.websocket.transports.unfinished import Unfinished
+from alphavel.websocket.transports.writing import open_writer
 
 if TYPE_CHECKING:
     from alphavel.websocket.channels import Channel
+    from alphavel.websocket.channels.audience import Audience
     from alphavel.websocket.connections import Connection
     from alphavel.websocket.frames import Deflate
     from alphavel.websocket.protocols import Message
@@ -42,8 +47,11 @@ _READ_BUFFER = 64 * 1024
 class Receiver(Protocol):
     """Who is told what happens on the sockets. Called in the hub: nothing here may block or switch."""
 
-    def received(self, connection: Connection, opcode: Opcode, payload: Any) -> None:
-        """A whole message, a ping or a pong has come."""
+    def received(self, connection: Connection, message: str | bytes) -> None:
+        """A whole message has come: a text, or a binary one."""
+
+    def pinged(self, connection: Connection, opcode: Opcode, payload: bytes) -> None:
+        """A ping or a pong has come."""
 
     def in_turn(self, connection: Connection, action: Callable[[], None]) -> None:
         """Call `action`, which begins to close the connection, once all that came before has been handled."""
@@ -62,6 +70,10 @@ class Reactor:
     Attributes:
         sockets: How many transports hold a descriptor, closing ones included.
         blocked: Transports whose peers take no more at the moment.
+        unfinished: Messages that have begun.
+        descriptors: What fan-out asks of every socket.
+        read: How bytes get out of the sockets and into `view`, see `reading.Read`.
+        writer: How frames get into the sockets.
         parser: The parser of all connections that are between two messages.
     """
 
@@ -72,25 +84,29 @@ class Reactor:
         self.stats = stats
         self.sockets = 0
         self.blocked: set[Transport] = set()
+        self.descriptors = Descriptors()
         self.heartbeat = Heartbeat(self.loop)
-        buffer = bytearray(_READ_BUFFER)
-        self.view = memoryview(buffer)
-        self.buffers = (buffer,)
+        self.unfinished = Unfinished(settings.options.max_unfinished_messages)
+        self._buffer = bytearray(_READ_BUFFER)
+        self.view = memoryview(self._buffer)
         self._dirty: deque[Transport] = deque()
         self._batches: deque[Batch] = deque()
         # A timer of no time and not loop.run_callback: callbacks may run a thousand times before the loop looks at its sockets.
         self._timer = self.loop.timer(0.0)
         self._flushed = Event()
+        self.writer = open_writer(settings.broadcasting.writer)
         self.configure(settings)
 
     def configure(self, settings: WebSocketSettings) -> None:
         """Take the settings, at the start and whenever they are read anew."""
         self.max_outbox = settings.options.max_outbox
         self.close_timeout = settings.options.close_timeout
+        self.unfinished.limit = settings.options.max_unfinished_messages
         self._max_message_size = settings.options.max_message_size
         self._max_batch = settings.broadcasting.max_batch
         self._slice = settings.broadcasting.slice
         self.parser = self.new_parser()
+        self.read = new_read(self._buffer, self._max_message_size)
         self.heartbeat.configure(settings.options)
 
     def new_parser(self, deflate: Deflate | None = None) -> Parser:
@@ -112,9 +128,7 @@ class Reactor:
 
     # Writing
 
-    def publish(
-        self, message: Message, subscribers: Mapping[str, Connection], channel: Channel | None, excluded: frozenset[str]
-    ) -> None:
+    def publish(self, message: Message, subscribers: Audience, channel: Channel | None, excluded: frozenset[str]) -> None:
         """
         Queue a message for many connections.
 
@@ -167,16 +181,34 @@ class Reactor:
                 return
             if batches and batches[0] is batch:
                 batches.popleft()
-        written = 0
         while dirty:
-            dirty.popleft().flush()
-            written += 1
-            if deadline is not None and not written % 32 and time.perf_counter() > deadline:
+            self._flush_some()
+            if deadline is not None and time.perf_counter() > deadline:
                 break
         if dirty or batches:
             self._schedule()
         else:
             self._flushed.set()
+
+    def written(self, size: int, rest: list[tuple[int, bytes, int]]) -> None:
+        """
+        Take note of what the writer did.
+
+        Args:
+            size: Bytes that went out.
+            rest: Descriptor, frame, and how much of it went out or minus an error's number, where it did not go out whole.
+        """
+        self.stats.bytes_out += size
+        gone = []
+        for fd, frame, result in rest:
+            transport = self.descriptors.transports[fd]
+            assert transport is not None
+            if result < 0:
+                gone.append(transport)
+            else:
+                transport.keep(frame[result:])
+        for transport in gone:  # last: who is told may push, and what did not go out now goes before that
+            transport.end_of_stream()
 
     def drain(self, below: int, timeout: float | None) -> bool:
         """
@@ -201,6 +233,20 @@ class Reactor:
         self.blocked.discard(transport)
         self._flushed.set()
 
+    def _flush_some(self) -> None:
+        dirty, at_once, size = self._dirty, self.writer.at_once, 0
+        fds: list[int] = []
+        frames: list[bytes] = []
+        while dirty and len(fds) < at_once and size < BYTES_AT_ONCE:
+            transport = dirty.popleft()
+            data = transport.take()
+            if data:
+                fds.append(transport.fd)
+                frames.append(data)
+                size += len(data)
+        written, rest = self.writer.write(fds, frames)
+        self.written(written, [(fds[position], frames[position], result) for position, result in rest])
+
     def _settle(self) -> None:
         batches = self._batches
         while batches:
@@ -214,7 +260,8 @@ class Reactor:
         self.flush(within=self._slice)
 
     def stop(self) -> None:
-        """Stop the timers. Transports are closed by then."""
+        """Stop the timers and give back the writer. Transports are closed by then."""
+        self.writer.close()
         self._timer.stop()
         self.heartbeat.stop()
 

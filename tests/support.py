@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
+import random
+import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ def nothing_switches() -> Iterator[None]:
     assert not switches, f"switched: {switches}"
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
     """Wait until `condition()` is true and return what it returned."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -40,15 +44,29 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str 
 
 
 class Program:
-    """A program that a test started; its output so far is in `output`."""
+    """A program that a test started; its output so far is in `output`. Whatever it started ends with the block."""
 
-    def __init__(self, *arguments: str, cwd: Path | str = ROOT, **environment: str) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path | str = ROOT,
+        pass_fds: Collection[int] = (),
+        stdin: int | None = None,
+        user: str | None = None,
+        **environment: str,
+    ) -> None:
         self.process = subprocess.Popen(
             [str(argument) for argument in arguments],
             cwd=cwd,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default", **environment},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=pass_fds,
+            user=user,
+            group=None if user is None else pwd.getpwnam(user).pw_gid,
+            extra_groups=None if user is None else [],
         )
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
@@ -63,7 +81,7 @@ class Program:
                     self._output += piece
         return self._output.decode(errors="replace")
 
-    def wait_for(self, text: str, timeout_s: float = 30.0) -> str:
+    def wait_for(self, text: str, timeout_s: float = 60.0) -> str:
         """Wait until the output holds `text`."""
 
         def seen() -> bool:
@@ -75,13 +93,13 @@ class Program:
         wait_until(seen, timeout_s, f"{text!r} in:\n{self.output}")
         return self.output
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """Send SIGTERM and wait for the end."""
         if self.process.poll() is None:
             self.process.terminate()
         return self.wait(timeout_s)
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         """Wait for the end, and make one where it does not come."""
         try:
             wait_until(lambda: self.process.poll() is not None, timeout_s)
@@ -99,11 +117,25 @@ class Program:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # its workers too, who outlive a parent that was killed
+        self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, and that the system gives to no client in the meantime."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # below Linux's ephemeral ports
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("", port))
+            return port
+
+
+def python() -> str:
+    """Return the path of this Python."""
+    return sys.executable
 
 
 def script(name: str) -> str:
@@ -120,5 +152,5 @@ def run(*arguments: str, cwd: Path | str = ROOT, **environment: str) -> subproce
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=200,
     )

@@ -7,7 +7,6 @@ bound on how often strangers can cause one by naming keys that do not exist, and
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,9 @@ from typing import Any
 
 import jwt
 
-logger = logging.getLogger("alphavel.websocket.auth")
+from alphavel.websocket.logs import get_logger
+
+logger = get_logger("alphavel.websocket.auth")
 
 _MIN_REFRESH_S = 10.0
 
@@ -71,7 +72,7 @@ class KeySet:
             self._tried_at = self._clock()
             try:
                 keys = self._client.get_signing_keys()
-            except (jwt.PyJWKClientError, jwt.PyJWKSetError, ValueError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (what an issuer answers is not in our hands: no JSON, half of it, a list)
                 logger.warning("Cannot fetch the keys that check tokens, going on with the old ones: %s", error)
                 return
             self._fetched_at = self._clock()

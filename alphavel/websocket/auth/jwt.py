@@ -7,11 +7,12 @@ never be taken for the secret of an HMAC.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import jwt
-import orjson
 from jwt.algorithms import get_default_algorithms
 
 from alphavel.foundation.errors import ConfigurationError
@@ -70,6 +71,11 @@ class TokenVerifier:
         settings = self._settings
         if name == "jwks_url":
             assert settings.jwks_url is not None
+            if urlsplit(settings.jwks_url).scheme not in ("http", "https"):
+                raise ConfigurationError(
+                    f"expected https://ISSUER/PATH, or http:// where that is meant; got {settings.jwks_url!r}.",
+                    key="auth.jwks_url",
+                )
             self._key_set = KeySet(settings.jwks_url, settings.jwks_cache, settings.jwks_timeout)
             return (*_RSA, *_EC.values(), "EdDSA")
         if name == "secret":
@@ -119,8 +125,10 @@ class TokenVerifier:
             raise AuthenticationError(f"The token is not for here: {error}.", "claims") from None
         except (UnknownKeyError, jwt.PyJWKError, jwt.PyJWKClientError):
             raise AuthenticationError("The token is signed with a key that is not known here.", "key") from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             raise AuthenticationError("The token is malformed.") from None
+        if "crit" in decoded["header"]:
+            raise AuthenticationError("The token demands what is not understood here.")  # RFC 7515, section 4.1.11
         return self._user(decoded["payload"])
 
     def _find_key(self, token: str) -> Any:
@@ -134,10 +142,14 @@ class TokenVerifier:
         user_id = next((claims[name] for name in names if claims.get(name) not in (None, "")), None)
         if isinstance(user_id, bool) or not isinstance(user_id, (str, int)):
             raise AuthenticationError(f"The token names no user: it needs the claim {' or '.join(names)}.", "claims")
+        try:
+            str(user_id).encode()
+        except UnicodeEncodeError:  # half a surrogate pair: JSON can write it, and nobody could ever be told of this user
+            raise AuthenticationError("The token's user id is no Unicode text.", "claims") from None
         expires_at = claims.get("exp")
         return User(
             str(user_id),
-            orjson.dumps(claims),
+            json.dumps(claims, separators=(",", ":")).encode(),  # takes what orjson refuses: integers of any size
             None if expires_at is None else float(expires_at) + settings.leeway,
         )
 
@@ -151,7 +163,7 @@ def _load_public_key(text: str) -> tuple[Any, tuple[str, ...]]:
     if "-----BEGIN" not in text:
         try:
             text = Path(text).read_text()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: it holds bytes that are no text, as a key in DER does
             raise ConfigurationError(f"auth.public_key: expected PEM text or the path of a PEM file; {error}.") from None
     if "PRIVATE KEY" in text:
         raise ConfigurationError("auth.public_key holds a private key. Give the public one; this server only checks tokens.")

@@ -9,6 +9,11 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from alphavel.foundation.errors import ConfigurationError
+
+_LONGEST = 300  # characters: a name has at most 253
+_MOST_WILDCARDS = 2  # each one more multiplies the ways to match, and the time that takes, by the number of labels
+_ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)?[^\s/]+/?")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -20,6 +25,9 @@ class OriginRules:
         Args:
             allowed: `https://app.example.com`, `https://*.example.com`, `app.example.com` (any scheme), or `*`. Empty: pages
                 of the same host only.
+
+        Raises:
+            ConfigurationError: One is no origin, or has too many `*`.
         """
         self._rules = [_compile(rule) for rule in allowed]
 
@@ -34,6 +42,8 @@ class OriginRules:
         """
         if origin is None:
             return True
+        if len(origin) > _LONGEST:
+            return False
         origin = origin.strip().lower()
         if self._rules:
             return any(rule.fullmatch(origin) for rule in self._rules)
@@ -45,6 +55,14 @@ class OriginRules:
 def _compile(rule: str) -> re.Pattern[str]:
     if rule == "*":
         return re.compile(".*", re.DOTALL)
+    if not _ORIGIN.fullmatch(rule):
+        raise ConfigurationError(
+            f"expected https://app.example.com, https://*.example.com, app.example.com or *; got {rule!r}. A browser's origin "
+            "has no path.",
+            key="allowed_origins",
+        )
+    if rule.count("*") > _MOST_WILDCARDS:
+        raise ConfigurationError(f"expected at most {_MOST_WILDCARDS} * in an origin; got {rule!r}.", key="allowed_origins")
     pattern = re.escape(rule.lower().rstrip("/")).replace(r"\*", "[^./:@]+(?:\\.[^./:@]+)*")
     return re.compile(pattern if "://" in rule else rf"[a-z][a-z0-9+.-]*://{pattern}")
 

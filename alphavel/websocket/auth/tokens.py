@@ -44,8 +44,9 @@ def find_token(environ: Mapping[str, Any], query_param: str | None) -> Credentia
     scheme, _, header = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() == "bearer" and header.strip():
         found.insert(0, header.strip())
-    if not found and query_param is not None:
-        found = parse_qs(environ.get("QUERY_STRING", "")).get(query_param, [])
+    query = environ.get("QUERY_STRING", "") if query_param is not None else ""
+    if query_param is not None and query_param in query:
+        found += parse_qs(query).get(query_param, [])
     if len(found) > 1:
         raise AuthenticationError("The request carries more than one token.")
     if found and len(found[0]) > _MAX_TOKEN_CHARACTERS:

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+if TYPE_CHECKING:
+    from alphavel.websocket.channels.history import EventId
 
 
 class Ping(NamedTuple):
     """Are you there?"""
 
 
-class Subscribe(NamedTuple):
-    """Put me on a channel."""
+class Pong(NamedTuple):
+    """I am here. Having come is all it is for."""
 
-    channel: Any  # as it came: the name is checked where it is used
+
+class Subscribe(NamedTuple):
+    """Put me on a channel. As it came: what is in it is checked where it is used."""
+
+    channel: Any
+    recover: Any = None  # the position after which it missed what came
+    rewind: Any = None  # how many of the last messages it wants first
+
+
+class SubscribeSigned(NamedTuple):
+    """Put me on a channel: here is the signature of who says that I may."""
+
+    channel: Any
+    auth: Any
+    channel_data: Any
+    recover: Any = None
+    rewind: Any = None
+
+
+class OpenStream(NamedTuple):
+    """Put me on these channels, for as long as I am here: what an event stream asks with its address."""
+
+    subscriptions: list[Subscribe]
+    last_event_id: EventId | None
 
 
 class Unsubscribe(NamedTuple):
     """Take me off a channel."""
 
     channel: Any
+
+
+class ReadHistory(NamedTuple):
+    """Show me what was said on a channel."""
+
+    channel: Any
+    limit: Any
+    since: Any
 
 
 class Broadcast(NamedTuple):
@@ -32,6 +66,21 @@ class Refresh(NamedTuple):
     """Here is a fresh token."""
 
     token: Any
+
+
+class ClientEvent(NamedTuple):
+    """Send an event to the others on a channel, as Pusher clients do: `client-…`."""
+
+    event: str
+    channel: Any
+    data: Any
+
+
+class SignIn(NamedTuple):
+    """I am this user: here is the signature of who says so."""
+
+    auth: Any
+    user_data: Any
 
 
 class Custom(NamedTuple):
@@ -49,4 +98,18 @@ class Refused(NamedTuple):
     message: str
 
 
-Command = Union[Ping, Subscribe, Unsubscribe, Broadcast, Refresh, Custom, Refused]
+Command = Union[
+    Ping,
+    Pong,
+    Subscribe,
+    SubscribeSigned,
+    OpenStream,
+    Unsubscribe,
+    ReadHistory,
+    Broadcast,
+    ClientEvent,
+    Refresh,
+    SignIn,
+    Custom,
+    Refused,
+]

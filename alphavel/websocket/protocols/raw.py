@@ -11,6 +11,9 @@ from alphavel.websocket.protocols.commands import Command, Custom
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from alphavel.websocket.apps import App
+    from alphavel.websocket.stats import Tally
+
 
 class RawProtocol:
     """
@@ -21,7 +24,13 @@ class RawProtocol:
     """
 
     name = "raw"
+    number = 0
     has_channels = False
+    is_duplex = True
+    takes_deltas = False
+    ping = frame(Opcode.PING, b"")
+    app: App  # the default one, set when the route is registered
+    tally: Tally  # as above
 
     def __init__(self, path: str, handler: Callable[..., Any]) -> None:
         self.path = path
@@ -41,6 +50,9 @@ class RawProtocol:
 
     def connected(self, socket_id: str, now: float) -> None:
         """A raw route starts in silence."""
+
+    def farewell(self, code: int, reason: str) -> None:
+        """The close frame says it all."""
 
     def error(self, code: int, message: str, context: Mapping[str, Any]) -> None:
         """A raw route has no error events: what goes wrong is in the log."""

@@ -1,0 +1,278 @@
+"""
+Delivering webhooks: one greenlet for each receiver, so that one that is slow or down holds up no other.
+
+A delivery is tried again for five minutes, and nothing overtakes it: receivers get events in the order they happened.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import gevent
+import orjson
+from gevent.event import Event
+
+from alphavel.foundation.errors import ConfigurationError
+from alphavel.foundation.guarding import guarded
+from alphavel.websocket.auth.signatures import sign
+from alphavel.websocket.later import log_later
+from alphavel.websocket.logs import get_logger
+from alphavel.websocket.webhooks.queue import WebhookQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from alphavel.websocket.apps import App
+    from alphavel.websocket.settings import AppSettings, WebhookSettings
+    from alphavel.websocket.stats import Counters
+
+logger = get_logger("alphavel.websocket.webhooks")
+
+_BURST_S = 0.05  # what happens within so short a time is told in one request
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0
+_RETRY_FOR_S = 300.0
+_MAX_ANSWER_BYTES = 4096  # so much is read, for the connection to be used again; a longer answer costs it
+
+
+EVENTS = (
+    "channel_occupied",
+    "channel_vacated",
+    "member_added",
+    "member_removed",
+    "client_event",
+    "cache_miss",
+    "subscription_count",
+)
+
+
+def check(apps: Iterable[AppSettings]) -> None:
+    """
+    Check the webhooks of apps.
+
+    Raises:
+        ConfigurationError: One has no URL, or wants to be told of something that is not told.
+    """
+    for number, app in enumerate(apps):
+        for index, webhook in enumerate(app.webhooks):
+            key = f"apps[{number}].webhooks[{index}]"
+            if not _is_complete(webhook.url):
+                got = webhook.url.partition("?")[0].rpartition("@")[2]  # before and after may be secrets
+                raise ConfigurationError(f"expected https://HOST/PATH; got {got!r}.", key=f"{key}.url")
+            if webhook.url in (other.url for other in app.webhooks[:index]):
+                raise ConfigurationError(f"another webhook of this app has it: {_place(webhook.url)}.", key=f"{key}.url")
+            for event in webhook.events:
+                if event not in EVENTS:
+                    raise ConfigurationError(f"there are {', '.join(EVENTS)}; got {event!r}.", key=f"{key}.events")
+
+
+def _is_complete(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, half an IPv6 address
+        return False
+
+
+def _place(url: str) -> str:
+    """Return the host and port of a URL, for logs and statistics: the rest of it may hold what only the receiver is to know."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _credentials(url: str) -> dict[str, str]:
+    """Return the header for the user and password in a URL, `https://user:password@…`, which urllib3 leaves to its callers."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return {}
+    user, password = unquote(parts.username), unquote(parts.password or "")
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+class DeliveryError(Exception):
+    """A receiver did not take what it was told."""
+
+
+class Webhooks:
+    """The webhooks of a server: a listener of its apps, see `apps.Listener`."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._receivers: dict[tuple[str, str], Receiver] = {}
+        self._by_app: dict[str, list[Receiver]] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether anybody is to be told anything."""
+        return bool(self._receivers)
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not delivered yet."""
+        return sum(len(receiver.queue) for receiver in self._receivers.values())
+
+    def configure(self, apps: Iterable[App]) -> None:
+        """Take the receivers that the apps' settings name; what waits for one that stays is kept."""
+        before, self._receivers, self._by_app = self._receivers, {}, {}
+        for app in apps:
+            for settings in app.settings.webhooks:
+                key = (app.id, settings.url)
+                receiver = before.pop(key, None) or Receiver(self._counters)
+                receiver.configure(app, settings)
+                self._receivers[key] = receiver
+                self._by_app.setdefault(app.id, []).append(receiver)
+        for receiver in before.values():
+            receiver.stop(0.0)
+
+    def __call__(self, app: App, event: str, payload: dict[str, Any]) -> None:
+        """Take note of what happened. Does not block: this may be the hub."""
+        for receiver in self._by_app.get(app.id, ()):
+            receiver.tell(event, payload)
+
+    def stop(self, timeout: float) -> None:
+        """Tell what waits, in so many seconds at most, then no more."""
+        deadline = time.monotonic() + timeout
+        for receiver in self._receivers.values():
+            receiver.finish()
+        for receiver in self._receivers.values():
+            receiver.stop(deadline - time.monotonic())
+
+
+class Receiver:
+    """
+    One URL that is told what happens in one app.
+
+    Attributes:
+        queue: What it is to be told.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._http: Any = None
+        self._wake = Event()
+        self._finishing = False
+        self._on_the_way = 0
+        self._greenlet: gevent.Greenlet | None = None
+
+    def configure(self, app: App, settings: WebhookSettings) -> None:
+        """Take settings, at the start or anew."""
+        self._app = app
+        self._settings = settings
+        self._place = _place(settings.url)
+        if self._greenlet is None:
+            self.queue = WebhookQueue(settings.max_queue)
+
+    def tell(self, event: str, payload: dict[str, Any]) -> None:
+        """Put an event into the queue, if the receiver wants to know of it."""
+        settings = self._settings
+        if settings.events and event not in settings.events:
+            return
+        if not payload["channel"].startswith(settings.channel_prefix):
+            return
+        if not self.queue.put(event, payload, time.monotonic()):
+            self._drop(1, "too many wait to be delivered")
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn(self._run)
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Deliver what waits without holding anything back."""
+        self._finishing = True
+        self._wake.set()
+
+    def stop(self, timeout: float) -> None:
+        """Give up after so many seconds."""
+        if self._greenlet is not None:
+            self._greenlet.join(max(0.0, timeout))
+            self._greenlet.kill()
+            self._greenlet, self._finishing = None, False
+        lost = len(self.queue) + self._on_the_way
+        if lost:
+            self._drop(lost, "the server stopped")
+        if self._http is not None:
+            self._http.clear()
+
+    def _run(self) -> None:
+        while True:
+            # Nothing switches between these two: what is put later wakes us.
+            self._wake.clear()
+            wait = self.queue.wait(time.monotonic())
+            if self._finishing:
+                if wait is None:
+                    return
+            elif wait != 0.0:
+                self._wake.wait(wait)
+                continue
+            else:
+                gevent.sleep(_BURST_S)
+            events = self.queue.take(self._settings.max_events, time.monotonic(), self._finishing)
+            self._on_the_way = len(events)
+            try:
+                if events:
+                    self._deliver(events)
+            except Exception as error:  # noqa: BLE001 (whatever it is, what comes next must be told)
+                self._drop(len(events), f"they cannot be told: {error!r}")
+            self._on_the_way = 0
+
+    def _deliver(self, events: list[dict[str, Any]]) -> None:
+        body = orjson.dumps({"time_ms": int(time.time() * 1000), "events": events})
+        started, failures = time.monotonic(), 0
+        while True:
+            try:
+                self._attempt(body)
+            except Exception as error:  # noqa: BLE001 (a breaker may raise errors of its own)
+                self._counters.webhooks_failed += 1
+                pause = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311
+                failures += 1
+                if time.monotonic() + pause - started > _RETRY_FOR_S:
+                    self._drop(len(events), f"it did not take them: {error}")
+                    return
+                logger.warning("Webhook to %s failed, trying again in %.1f s: %s", self._place, pause, error)
+                gevent.sleep(pause)
+            else:
+                self._counters.webhooks_delivered += len(events)
+                return
+
+    def _attempt(self, body: bytes) -> None:
+        delivered = False
+
+        def post() -> None:
+            nonlocal delivered
+            self._post(body)
+            delivered = True
+
+        guarded(f"webhooks {self._place}", post)
+        if not delivered:  # a breaker with a fallback for all services raises nothing
+            raise DeliveryError("its circuit is open")
+
+    def _post(self, body: bytes) -> None:
+        if self._http is None:
+            import urllib3  # here, so that a server without webhooks need not load it
+
+            self._http = urllib3.PoolManager(retries=False)
+        headers = {
+            **_credentials(self._settings.url),
+            **self._settings.headers,
+            "Content-Type": "application/json",
+            "X-Pusher-Key": self._app.key,
+            "X-Pusher-Signature": sign(self._app.secret, body),
+        }
+        url, timeout = self._settings.url, self._settings.timeout
+        # The library's own timeout begins anew with each byte.
+        with gevent.Timeout(timeout, DeliveryError(f"it took longer than {timeout:g} s")):
+            response = self._http.request(
+                "POST", url, body=body, headers=headers, timeout=timeout, redirect=False, preload_content=False
+            )
+            with contextlib.closing(response):  # one that was read to its end has left the connection to the next request
+                response.read(_MAX_ANSWER_BYTES, decode_content=False)
+        if not 200 <= response.status < 300:
+            raise DeliveryError(f"it answered {response.status} {response.reason}")
+
+    def _drop(self, count: int, why: str) -> None:
+        self._counters.webhooks_dropped += count
+        # A log handler may block, and this may be the hub.
+        log_later(logger, logging.ERROR, "%d webhook events for %s are lost: %s", count, self._place, why)

@@ -1,0 +1,47 @@
+"""
+What messages are published to in Redis. Pure: no I/O.
+
+    PREFIXbus                  for all nodes: what everybody is to get, events of cache channels, what nodes tell each other
+    PREFIXnode:NODE            for one node
+    PREFIXchannel:APP:CHANNEL  for the nodes with subscribers of a channel
+    PREFIXuser:APP:USER        for the nodes that a user is connected to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alphavel.websocket.bus.contract import Route
+from alphavel.websocket.channels import is_cached, user_channel, user_of
+
+
+class Keys:
+    """Names of what messages are published to."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.all = self._key("bus")
+
+    def _key(self, name: str) -> bytes:
+        return f"{self._prefix}{name}".encode("utf-8", "surrogatepass")
+
+    def node(self, name: str) -> bytes:
+        """For one node."""
+        return self._key(f"node:{name}")
+
+    def of(self, app_id: str, channel: str) -> bytes:
+        """For those with somebody on a channel; `#server-to-user-7` stands for the user 7."""
+        if is_cached(channel):
+            return self.all  # each node keeps its events, for those who come later
+        user_id = user_of(channel)
+        return self._key(f"channel:{app_id}:{channel}" if user_id is None else f"user:{app_id}:{user_id}")
+
+
+def routes(keys: Keys, app_id: str, channels: Sequence[str], users: Sequence[str], everybody: bool) -> list[Route]:
+    """Return by which keys a push goes, and for whom it is there: nobody gets a part of it twice."""
+    parts: dict[bytes, tuple[list[str], list[str]]] = {keys.all: ([], [])} if everybody else {}
+    for name in channels:
+        parts.setdefault(keys.of(app_id, name), ([], []))[0].append(name)
+    for user_id in users:
+        parts.setdefault(keys.of(app_id, user_channel(user_id)), ([], []))[1].append(user_id)
+    return [Route((key,), names, ids, everybody and key == keys.all) for key, (names, ids) in parts.items()]

@@ -1,0 +1,90 @@
+"""One Redis server, or the one that Sentinels name: one connection to listen, one to publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import redis
+
+from alphavel.websocket.bus.connecting import connect
+from alphavel.websocket.bus.reconnecting import Reconnecting
+from alphavel.websocket.bus.subscriber import Receive, Subscriber
+
+if TYPE_CHECKING:
+    from alphavel.websocket.settings import RedisSettings
+
+
+class OneServer:
+    """
+    Attributes:
+        subscriber: What comes in.
+        has_one_stream: Whether all messages of a node come in the order of their numbers.
+    """
+
+    has_one_stream = True
+
+    def __init__(
+        self, settings: RedisSettings, reconnecting: Reconnecting, receive: Receive, went: Callable[[bool], None]
+    ) -> None:
+        """See `Subscriber`."""
+        self._reconnecting = reconnecting
+        self._client = connect(settings)
+        self._publishing: Any = None  # the connection for that, taken from the client's pool until it breaks
+        self.subscriber = Subscriber(self._client.pubsub, receive, went, settings.timeout, reconnecting.reach)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._listening = gevent.spawn(self._reconnecting.keep, self.subscriber.run, "listen")
+
+    def stop(self, timeout: float) -> None:
+        """Listen no more, and close all connections; `reconnecting` has ended."""
+        self.subscriber.stop()
+        self._listening.join(timeout)
+        self._client.close()
+
+    @staticmethod
+    def stream(key: bytes) -> int:
+        """Return within what messages come in the order of their numbers, see `numbering.Seen`: all of a node."""
+        return 0
+
+    def client(self) -> Any:
+        """Return the client, for other commands."""
+        return self._client
+
+    def ping(self) -> None:
+        """Ask whether it takes what is published. Blocks the calling greenlet."""
+        for refusal in self._ask([("PING",)]):
+            if refusal is not None:
+                raise refusal
+
+    def send(self, messages: list[tuple[bytes, bytes]]) -> list[Exception | None]:
+        """See `outbox.Send`."""
+        return self._ask([("PUBLISH", key, envelope) for key, envelope in messages])
+
+    def _ask(self, commands: list[tuple[str | bytes, ...]]) -> list[Exception | None]:
+        """
+        Have Redis carry commands out, and return for each whether it was refused.
+
+        A pipeline of redis-py takes a connection from the pool and checks it each time, which costs more than one publish.
+        """
+        if self._publishing is None:
+            self._publishing = self._client.connection_pool.get_connection()
+        connection = self._publishing
+        refusals: list[Exception | None] = []
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            for _ in commands:
+                try:
+                    connection.read_response()
+                    refusals.append(None)
+                except redis.ResponseError as error:
+                    refusals.append(error)
+        except BaseException:
+            # An answer may still be on its way; the pool's next one is connected anew, to whom Sentinels name by then.
+            self._publishing = None
+            connection.disconnect()
+            self._client.connection_pool.release(connection)
+            raise
+        return refusals

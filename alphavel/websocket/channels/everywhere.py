@@ -1,0 +1,127 @@
+"""
+Who is subscribed, present and online on all workers of a server, this one included, for one app. Plain dicts, no I/O; nothing
+here switches. Where there is one worker there is none of this.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+from alphavel.websocket.channels.channel import Channel, Kind, Member
+
+_NOBODY: frozenset[str] = frozenset()
+
+
+@functools.lru_cache(maxsize=1024)
+def _the_same(workers: frozenset[str]) -> frozenset[str]:
+    """Return one object for all users who are on the same workers: a set of its own for each is a fifth of a kilobyte."""
+    return workers
+
+
+class Everywhere:
+    """
+    Attributes:
+        counts: Subscribers by worker, by channel.
+        members: Members by worker, by user, by presence channel: who the user is for that worker.
+        users: Workers that a user is connected to.
+        connections: Connections by worker, of the others only.
+        elsewhere: Their sum.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, int]] = {}
+        self.members: dict[str, dict[str, dict[str, Member]]] = {}
+        self.users: dict[str, frozenset[str]] = {}
+        self.connections: dict[str, int] = {}
+        self.elsewhere = 0
+
+    # Changes
+
+    def set_count(self, channel: str, worker: str, count: int) -> tuple[int, int]:
+        """Enter how many subscribers a channel has on a worker; return how many there were on all, and are."""
+        counts = self.counts.setdefault(channel, {})
+        before = sum(counts.values())
+        if count:
+            counts[worker] = count
+        else:
+            counts.pop(worker, None)
+        if not counts:
+            del self.counts[channel]
+        return before, sum(counts.values())
+
+    def set_member(self, channel: str, user_id: str, worker: str, member: Member | None) -> tuple[int, int]:
+        """Enter that a user is on a presence channel on a worker, or is not; return on how many workers before, and now."""
+        users = self.members.setdefault(channel, {})
+        holders = users.setdefault(user_id, {})
+        before = len(holders)
+        if member is not None:
+            holders[worker] = member
+        else:
+            holders.pop(worker, None)
+        if not holders:
+            del users[user_id]
+            if not users:
+                del self.members[channel]
+        return before, len(holders)
+
+    def set_user(self, user_id: str, worker: str, is_online: bool) -> tuple[bool, bool]:
+        """Enter whether a user is connected to a worker; return whether it was to any before, and is."""
+        before = self.users.get(user_id, _NOBODY)
+        now = _the_same(before | {worker} if is_online else before - {worker})
+        if now:
+            self.users[user_id] = now
+        else:
+            self.users.pop(user_id, None)
+        return bool(before), bool(now)
+
+    def set_connections(self, worker: str, count: int) -> None:
+        """Enter how many connections another worker has. The sum is kept, so that asking for it costs a newcomer nothing."""
+        self.elsewhere += count - self.connections.pop(worker, 0)
+        if count:
+            self.connections[worker] = count
+
+    # A channel of this worker: another worker that has a user counts as one more connection of the user's.
+
+    def seed(self, channel: Channel) -> None:
+        """Enter into a channel that is new here the members of the other workers."""
+        if channel.members is None:
+            return
+        for user_id in sorted(self.members.get(channel.name, {}), key=lambda user_id: self._order(channel.name, user_id)):
+            first = self.member(channel.name, user_id)
+            here = channel.members[user_id] = Member(user_id, first.info, first.connected_at)
+            here.connections = len(self.members[channel.name][user_id])
+
+    def settle(self, channel: Channel, user_id: str) -> None:
+        """Have a channel here know a member as all workers know it: as on the one it joined first."""
+        here = channel.members.get(user_id) if channel.members is not None else None
+        if here is not None and user_id in self.members.get(channel.name, {}):
+            first = self.member(channel.name, user_id)
+            here.info, here.connected_at = first.info, first.connected_at
+
+    # Questions
+
+    def count(self, channel: str) -> int:
+        """How many subscribers a channel has."""
+        return sum(self.counts.get(channel, {}).values())
+
+    def member(self, channel: str, user_id: str) -> Member:
+        """A member, as on the worker that it joined first. Raises KeyError."""
+        holders = self.members[channel][user_id]
+        return min(holders.items(), key=lambda item: (item[1].connected_at, item[0]))[1]
+
+    def roster(self, channel: str) -> list[Member]:
+        """The members of a channel in the order they joined, the same on every worker."""
+        users: Iterable[str] = self.members.get(channel, {})
+        return [self.member(channel, user_id) for user_id in sorted(users, key=lambda user_id: self._order(channel, user_id))]
+
+    def stats(self, channel: str) -> dict[str, object]:
+        """See `Channel.stats`."""
+        kind = Kind.of(channel)
+        stats: dict[str, object] = {"name": channel, "subscribers": self.count(channel), "type": kind.value}
+        if kind is Kind.PRESENCE and channel in self.counts:
+            stats["members"] = len(self.members.get(channel, {}))
+        return stats
+
+    def _order(self, channel: str, user_id: str) -> tuple[float, str]:
+        return self.member(channel, user_id).connected_at, user_id

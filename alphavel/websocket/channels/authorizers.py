@@ -12,7 +12,10 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import orjson
+
 from alphavel.websocket.auth.users import User
+from alphavel.websocket.channels.channel import info_to_json
 
 Authorizer = Callable[..., Any]
 """`authorizer(user, **parts)`: True or False; on presence channels also a dict, the member's info."""
@@ -50,9 +53,11 @@ class Authorizers:
         Register `authorizer` for channels whose name matches `pattern`.
 
         Raises:
-            ValueError: The pattern has a part that is no identifier, or names one twice.
-            TypeError: The authorizer asks for an argument that is no part of the pattern.
+            ValueError: The pattern has a part that is no identifier, names one twice, or has a brace that stands alone.
+            TypeError: The authorizer asks for an argument that is no part of the pattern, or is an `async def`.
         """
+        if inspect.iscoroutinefunction(authorizer):
+            raise TypeError(f"The authorizer of {pattern!r} is an `async def`, which nobody would await; use `def`.")
         regex = compile_pattern(pattern)
         rule = Rule(pattern, regex, authorizer, _wanted_parts(pattern, regex, authorizer))
         self._rules.append(rule)
@@ -73,7 +78,7 @@ class Authorizers:
             `Grant(allowed, info)`. Without a matching authorizer: denied.
 
         Raises:
-            TypeError: The authorizer returned something other than a bool, None or a dict.
+            TypeError: The authorizer returned something other than a bool, None or a dict that JSON can hold.
         """
         for rule in self._rules:
             match = rule.regex.fullmatch(channel)
@@ -94,10 +99,12 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     Turn `private-user.{user_id}` into a regular expression with a named group for each part.
 
     Raises:
-        ValueError: A part's name is no identifier, or appears twice.
+        ValueError: A part's name is no identifier, or appears twice, or a brace stands alone.
     """
     pieces = _PART.split(pattern)  # text, name, text, name, …, text
     names = pieces[1::2]
+    if any(brace in text for text in pieces[::2] for brace in "{}"):
+        raise ValueError(f"Channel pattern {pattern!r}: a part is written {{name}}; here a brace stands alone.")
     for name in names:
         if not name.isidentifier() or names.count(name) > 1:
             raise ValueError(f"Channel pattern {pattern!r}: {{{name}}} must be an identifier that stands there once.")
@@ -125,7 +132,11 @@ def _wanted_parts(pattern: str, regex: re.Pattern[str], authorizer: Authorizer) 
 
 def _grant(rule: Rule, answer: object) -> Grant:
     if isinstance(answer, dict):
-        return Grant(True, answer)
+        try:
+            # A copy: what the application does to its dict later must not reach the hub, which tells the members.
+            return Grant(True, orjson.loads(info_to_json(answer)))
+        except TypeError as error:
+            raise TypeError(f"The authorizer of {rule.pattern!r} returned info that JSON cannot hold: {error}") from error
     if answer is None or isinstance(answer, bool):
         return Grant(bool(answer), {})
     raise TypeError(

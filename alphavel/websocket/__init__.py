@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alphavel.websocket.broadcasting import Broadcast
     from alphavel.websocket.connections import Connection
+    from alphavel.websocket.errors import BroadcastError, NotRunningError
     from alphavel.websocket.facade import WebSocket
     from alphavel.websocket.http.blueprint import blueprint
-    from alphavel.websocket.server import NotRunningError, WebSocketServer
+    from alphavel.websocket.server import WebSocketServer
     from alphavel.websocket.settings import WebSocketSettings
 
 __version__ = "1.0.0"
 
 _HOMES = {
     "Broadcast": "broadcasting",
+    "BroadcastError": "errors",
     "Connection": "connections",
-    "NotRunningError": "server",
+    "NotRunningError": "errors",
     "WebSocket": "facade",
     "WebSocketServer": "server",
     "WebSocketSettings": "settings",
@@ -36,6 +38,7 @@ _HOMES = {
 
 __all__ = [
     "Broadcast",
+    "BroadcastError",
     "Connection",
     "NotRunningError",
     "WebSocket",
@@ -49,7 +52,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(__name__):
+            raise
+        raise ImportError(
+            f'{name} needs {error.name}, which is not installed. Install what it needs: pip install "alphavel[websocket]"'
+        ) from error
     return value
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
-from alphavel.foundation.errors import ConfigurationError
+from alphavel.websocket.factory import check_installed
+from alphavel.websocket.handover import VARIABLE
 
 if TYPE_CHECKING:
-    from alphavel.websocket.daemon import Daemon, PidFile
-    from alphavel.websocket.server import WebSocketServer
-    from alphavel.websocket.settings import WebSocketSettings
+    from alphavel.websocket.daemon import Daemon
+
+_RELOAD_S = 180.0
 
 
 @click.command("websocket:serve")
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: options.workers in the file, else 1.")
 @click.option("--daemon", is_flag=True, help="Go to the background once it listens.")
 @click.option("--pid-file", type=click.Path(dir_okay=False), help="File for the process id; --daemon: alphavel-websocket.pid.")
-@click.option("--certfile", type=click.Path(exists=True, dir_okay=False), help="TLS certificate, to end TLS in this process.")
-@click.option("--keyfile", type=click.Path(exists=True, dir_okay=False), help="Its key.")
+@click.option("--tls-cert", type=click.Path(dir_okay=False), help="PEM file of a certificate, to end TLS here.")
+@click.option("--tls-key", type=click.Path(dir_okay=False), help="PEM file of its key. SIGHUP reads both again.")
 def serve(
     target: str | None,
     host: str | None,
@@ -34,32 +37,33 @@ def serve(
     workers: int | None,
     daemon: bool,
     pid_file: str | None,
-    certfile: str | None,
-    keyfile: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
 ) -> None:
     """Serve WebSockets, and a Flask application in the same process."""
-    if (certfile is None) != (keyfile is None):
-        raise click.UsageError("--certfile and --keyfile go together.")
-    background = _go_to_the_background() if daemon else None
-    # Everything that is imported from here on, the application first of all, gets gevent's cooperative sockets.
-    from gevent import monkey
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together.")
+    check_installed()
+    from alphavel.websocket import starting
 
-    monkey.patch_all()
+    # Who takes over from a process in the background is there already.
+    background = _go_to_the_background() if daemon and VARIABLE not in os.environ else None
+    start = starting.Start(
+        target,
+        {"host": host, "port": port, "workers": workers, "tls_cert": tls_cert, "tls_key": tls_key},
+        background,
+        pid_file or ("alphavel-websocket.pid" if daemon else None),
+    )
     try:
-        clean = _serve(
-            target,
-            {"host": host, "port": port, "workers": workers},
-            (certfile, keyfile) if certfile and keyfile else None,
-            background,
-            pid_file or ("alphavel-websocket.pid" if daemon else None),
-        )
+        clean = starting.run(start)
     except Exception as error:
-        if background is not None:
-            background.failed(f"alpha: {error}")
-        from alphavel.websocket.daemon import AlreadyRunningError
-        from alphavel.websocket.serve import ListenError
-
-        if isinstance(error, (AlreadyRunningError, ListenError)):
+        if background is not None and background.is_starting:
+            background.failed(starting.told(error))
+            sys.exit(1)
+        if isinstance(error, starting.WorkerFailedError):  # the worker has put it as it is to be shown
+            click.echo(str(error), err=True)
+            sys.exit(1)
+        if isinstance(error, starting.EXPECTED):
             raise click.ClickException(str(error)) from error
         raise
     sys.exit(0 if clean else 1)
@@ -73,70 +77,46 @@ def _go_to_the_background() -> Daemon:
     return background
 
 
-def _serve(
-    target: str | None, options: dict[str, Any], tls: tuple[str, str] | None, background: Daemon | None, pid_path: str | None
-) -> bool:
-    from alphavel.foundation import container
-    from alphavel.foundation.config import Config
-    from alphavel.foundation.providers import register_all
-    from alphavel.websocket import logs
-    from alphavel.websocket.daemon import PidFile
-    from alphavel.websocket.loading import load_application
-    from alphavel.websocket.serve import Service, banner, raise_file_limit
-    from alphavel.websocket.settings import WebSocketSettings
+_port = click.option("--port", type=click.IntRange(1, 65535), help="Of the server that is meant, where several run.")
 
-    def read_settings() -> WebSocketSettings:
-        return _with_options(Config().settings("websocket", WebSocketSettings), options)
 
-    register_all(container())
-    server: WebSocketServer = container().make("websocket")
-    settings = read_settings()
-    server.configure(settings)
-    application = load_application(target)
-    warning = raise_file_limit(settings.options.max_connections)
-    pid_file: PidFile | None = PidFile(pid_path) if pid_path else None
-    if pid_file is not None:
-        pid_file.write()
+@click.command("websocket:reload")
+@_port
+def reload(port: int | None) -> None:
+    """
+    Start the code of now in place of the running server, which keeps every connection.
+
+    A new process takes the sockets over and goes on; where it cannot start, the old one does. With several workers, their
+    parent starts a new set, and clients are asked to connect again.
+    """
+    from alphavel.foundation.control import ControlError, ask_all
+
+    workers = _running(port)
+    places = {", ".join(worker["listening"]) or f"process {worker['pid']}" for worker in workers}
+    if len(places) > 1:
+        raise click.UsageError(f"Several servers run; say with --port which one is meant: {'; '.join(sorted(places))}")
     try:
-        service = Service(server, application, tls, read_settings=read_settings)
-        logs.set_up(settings.logging)
-        service.start()
-        text = banner(service, settings.options.workers) + (f"\n  warning    {warning}" if warning else "")
-        if background is not None:
-            background.started(text)
-        else:
-            click.echo(text)
-        return service.run()
-    finally:
-        if pid_file is not None:
-            pid_file.remove()
-
-
-def _with_options(settings: WebSocketSettings, options: dict[str, Any]) -> WebSocketSettings:
-    workers = options["workers"] or settings.options.workers
-    if workers > 1:
-        raise ConfigurationError(
-            f"{workers} workers cannot reach each other's clients with broadcasting.driver {settings.broadcasting.driver!r}: "
-            "a push would reach those of one worker only. Run one worker."
-        )
-    given = {name: options[name] for name in ("host", "port") if options[name] is not None}
-    return dataclasses.replace(settings, options=dataclasses.replace(settings.options, workers=workers), **given)
+        answers = ask_all("websocket", "reload", timeout_s=_RELOAD_S, only=[worker["pid"] for worker in workers])
+    except ControlError as error:
+        raise click.ClickException(f"The server was not replaced and goes on. {error}") from error
+    for parent in {answer["parent"] for answer in answers if "parent" in answer}:
+        os.kill(parent, signal.SIGHUP)
+        click.echo(f"The parent {parent} brings up a new set of workers; clients are asked to connect again.")
+    for answer in answers:
+        if "pid" in answer:
+            left = f", {answer['left']} were asked to connect again" if answer["left"] else ""
+            click.echo(f"Process {answer['pid']} goes on with {answer['connections']} connections{left}.")
 
 
 @click.command("websocket:stats")
 @click.option("--watch", is_flag=True, help="Show again every second, until Ctrl+C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs to read.")
-def stats(watch: bool, as_json: bool) -> None:
-    """Show what a running server is doing."""
-    from alphavel.foundation.control import ControlError, ask_all
-
+@_port
+def stats(watch: bool, as_json: bool, port: int | None) -> None:
+    """Show what a running server is doing; several servers of this user are added up."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C is how watching ends, and no error
     while True:
-        try:
-            workers = ask_all("websocket", "stats")
-        except ControlError as error:
-            raise click.ClickException(str(error)) from error
-        if not workers:
-            raise click.ClickException("No running WebSocket server of this user was found. Start one: alpha websocket:serve")
+        workers = _running(port)
         if watch and not as_json:
             click.clear()
         click.echo(json.dumps(_total(workers)) if as_json else _table(_total(workers)))
@@ -145,16 +125,36 @@ def stats(watch: bool, as_json: bool) -> None:
         time.sleep(1.0)
 
 
+def _running(port: int | None) -> list[dict[str, Any]]:
+    """Return the stats of the workers of all servers of this user, or of the one at a port; at least one."""
+    from alphavel.foundation.control import ControlError, ask_all
+
+    try:
+        workers: list[dict[str, Any]] = ask_all("websocket", "stats")
+    except ControlError as error:
+        raise click.ClickException(str(error)) from error
+    if not workers:
+        raise click.ClickException("No running WebSocket server of this user was found. Start one: alpha websocket:serve")
+    if port is None:
+        return workers
+    at_port = [worker for worker in workers if any(urlsplit(url).port == port for url in worker["listening"])]
+    if not at_port:
+        others = sorted({url for worker in workers for url in worker["listening"]})
+        raise click.ClickException(f"No WebSocket server of this user listens at port {port}; there are: {', '.join(others)}")
+    return at_port
+
+
 def _total(workers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum what can be summed over the workers, and keep each worker's own figures."""
+    """Sum what can be summed over the workers, count a user on several of a server once, and keep each worker's figures."""
     total: dict[str, Any] = {"uptime": max(worker["uptime"] for worker in workers), "workers": workers}
     for name, value in workers[0].items():
         if name not in ("pid", "uptime") and isinstance(value, (int, float)):
             total[name] = sum(worker[name] for worker in workers)
-    channels: dict[str, dict[str, Any]] = {}
+    total["users"] = sum({worker["server"]: worker["users_everywhere"] for worker in workers}.values())
+    channels: dict[tuple[str, str], dict[str, Any]] = {}
     for worker in workers:
         for channel in worker["channels"]:
-            known = channels.setdefault(channel["name"], {**channel, "subscribers": 0})
+            known = channels.setdefault((channel.get("app", ""), channel["name"]), {**channel, "subscribers": 0})
             known["subscribers"] += channel["subscribers"]
     total["channels"] = list(channels.values())
     return total

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO
 
 
-class AlreadyRunningError(Exception):
-    """The pid file belongs to a running process."""
+class PidFileError(Exception):
+    """The pid file belongs to a running process, or cannot be written."""
 
 
 class Daemon:
@@ -46,10 +46,25 @@ class Daemon:
     def started(self, text: str) -> None:
         """Let the parent print `text` and end well, and let go of the terminal."""
         self._finish(b"+", text)
+        self.detach()
+
+    def detach(self) -> None:
+        """Let go of the terminal."""
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         os.close(null)
+
+    def leave(self) -> None:
+        """In a process that the background process has forked: how the start went is not this one's to say."""
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the parent still waits to hear how the start went."""
+        return self._report >= 0
 
     def failed(self, text: str) -> None:
         """Let the parent print `text` and end badly."""
@@ -74,17 +89,20 @@ class PidFile:
         Take the file.
 
         Raises:
-            AlreadyRunningError: Its process runs.
-            OSError: It cannot be written.
+            PidFileError: Its process runs, or it cannot be written.
         """
-        file = open(self._path, "a+", encoding="ascii")  # noqa: SIM115 (open as long as the process runs)
+        try:
+            file = open(self._path, "a+", encoding="ascii")  # noqa: SIM115 (open as long as the process runs)
+        except OSError as error:
+            text = f"The pid file {self._path} cannot be written: {error.strerror}. Name another one with --pid-file."
+            raise PidFileError(text) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             pid = file.read().strip()
             file.close()
-            raise AlreadyRunningError(f"A server with the pid file {self._path} is running already, process {pid}.") from None
+            raise PidFileError(f"A server with the pid file {self._path} is running already, process {pid}.") from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -10,36 +10,45 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from alphavel.websocket.auth import AuthenticationError
-from alphavel.websocket.channels import Kind, Member, name_error
-from alphavel.websocket.channels.authorizers import DENIED, Grant
+from alphavel.websocket.channels import name_error
+from alphavel.websocket.checks import good_event_name, send_error
+from alphavel.websocket.client_events import ClientEvents
 from alphavel.websocket.frames import Opcode, frame
+from alphavel.websocket.later import log_later
+from alphavel.websocket.logs import about, get_logger, serves_connection
 from alphavel.websocket.protocols import (
     Broadcast,
+    ClientEvent,
     Command,
     Custom,
     ErrorCode,
-    Message,
+    OpenStream,
     Ping,
+    Pong,
+    ReadHistory,
     Refresh,
     Refused,
+    SignIn,
     Subscribe,
+    SubscribeSigned,
     Unsubscribe,
 )
-from alphavel.websocket.protocols.alphavel import RESERVED_EVENTS
+from alphavel.websocket.signing_in import sign_in
+from alphavel.websocket.subscribing import Subscribing
 
 if TYPE_CHECKING:
     from alphavel.websocket.connections import Connection
     from alphavel.websocket.server import WebSocketServer
 
-logger = logging.getLogger("alphavel.websocket")
+logger = get_logger("alphavel.websocket")
 
+_FOR_THE_APPLICATION = frozenset((Broadcast, Custom, ReadHistory, Refresh))
 _FLOOD = 10  # times the limit of messages a second at which a connection is closed instead of told
 
 
@@ -49,12 +58,20 @@ class Dispatcher:
     def __init__(self, server: WebSocketServer) -> None:
         self._server = server
         self._counts: dict[Connection, int] = {}
+        self._subscribing = Subscribing(server)
+        self._client_events = ClientEvents(server)
         self._execute: dict[type, Callable[[Connection, Any], None]] = {
             Ping: self._ping,
-            Subscribe: self._subscribe,
-            Unsubscribe: self._unsubscribe,
-            Broadcast: self._broadcast,
+            Pong: lambda connection, command: None,
+            Subscribe: self._subscribing.subscribe,
+            SubscribeSigned: self._subscribing.subscribe_signed,
+            OpenStream: self._subscribing.open_stream,
+            Unsubscribe: self._subscribing.unsubscribe,
+            ReadHistory: self._subscribing.read_history,
+            Broadcast: self._client_events.broadcast,
+            ClientEvent: self._client_events.client_event,
             Refresh: self._refresh,
+            SignIn: sign_in,
             Custom: self._custom,
             Refused: self._refused,
             Opened: self._opened,
@@ -64,21 +81,22 @@ class Dispatcher:
 
     # Coming in, in the hub
 
-    def received(self, connection: Connection, opcode: Opcode, payload: Any) -> None:
-        """Take a message, a ping or a pong. Does not block."""
+    def received(self, connection: Connection, message: str | bytes) -> None:
+        """Take a message. Does not block."""
         if not self._within_rate(connection):
             return
-        if opcode is Opcode.PING:
-            connection.transport.send_frame(frame(Opcode.PONG, payload))
-            return
-        if opcode is Opcode.PONG:
-            return
-        self._server.counters.messages_in += 1
-        command = connection.protocol.decode(payload)
-        if connection.waiting is not None or self._runs_application_code(command):
-            self.enqueue(connection, command, payload)
+        protocol = connection.protocol
+        protocol.tally.messages_in += 1
+        command = protocol.decode(message)
+        if connection.waiting is not None or self._takes_time(connection, command):
+            self.enqueue(connection, command, message)
         else:
             self._execute[type(command)](connection, command)
+
+    def pinged(self, connection: Connection, opcode: Opcode, payload: bytes) -> None:
+        """Take a ping or a pong. Does not block."""
+        if self._within_rate(connection) and opcode is Opcode.PING:
+            connection.transport.send_frame(frame(Opcode.PONG, payload))
 
     def enqueue(self, connection: Connection, command: Any, payload: str | bytes = "") -> None:
         """Have a greenlet execute a command after those of the same connection that came before."""
@@ -88,12 +106,13 @@ class Dispatcher:
             if len(waiting) >= self._server.settings.options.max_waiting_messages:
                 connection.transport.pause()
             return
-        connection.waiting = deque([(command, payload)])
-        self._server.tasks.spawn(self._work, connection)
+        connection.waiting = [(command, payload)]
+        self._server.tasks.run(self._work, connection)
 
     def second_passed(self) -> None:
         """Begin to count messages a second anew."""
         self._counts.clear()
+        self._client_events.second_passed()
 
     def _within_rate(self, connection: Connection) -> bool:
         limit = self._server.settings.options.max_messages_per_second
@@ -104,32 +123,30 @@ class Dispatcher:
             return True
         self._server.counters.rate_limited += 1
         if count == limit + 1:
-            self.error(connection, ErrorCode.CLIENT_EVENT_REJECTED, f"At most {limit} messages a second; the rest is dropped.")
+            send_error(connection, ErrorCode.CLIENT_EVENT_REJECTED, f"At most {limit} messages a second; the rest is dropped.")
         elif count > limit * _FLOOD:
+            log_later(logger, logging.WARNING, "A client sends too many messages; closing it", extra=about(connection))
             connection.transport.close(1008, "too many messages")
         return False
 
-    def _runs_application_code(self, command: Command) -> bool:
-        server = self._server
-        if server.hooks.life_cycle["message"]:
+    def _takes_time(self, connection: Connection, command: Command) -> bool:
+        if type(command) in _FOR_THE_APPLICATION or self._server.hooks.life_cycle["message"]:
             return True
-        kind = type(command)
-        if kind is Subscribe:
-            return isinstance(command.channel, str) and (  # type: ignore[union-attr]
-                Kind.of(command.channel) is not Kind.PUBLIC or server.authorizers.covers(command.channel)  # type: ignore[union-attr]
-            )
-        return kind in (Broadcast, Custom, Refresh)
+        if isinstance(command, (Subscribe, SubscribeSigned)):
+            return self._subscribing.takes_time(connection, command)
+        return False
 
     # In a greenlet
 
+    @serves_connection
     def _work(self, connection: Connection) -> None:
         waiting = connection.waiting
         assert waiting is not None
         resume_below = self._server.settings.options.max_waiting_messages // 2
         try:
             while waiting:
-                command, payload = waiting.popleft()
-                if len(waiting) == resume_below and connection.is_open:
+                command, payload = waiting.pop(0)
+                if len(waiting) == resume_below:
                     connection.transport.resume()
                 self._run(connection, command, payload)
         finally:
@@ -140,7 +157,8 @@ class Dispatcher:
             if isinstance(command, (Closed, InTurn)):
                 self._execute[type(command)](connection, command)
             elif connection.is_open or (connection.transport.left_by_peer and isinstance(command, Custom)):
-                if self._server.hooks.life_cycle["message"] and not isinstance(command, (Opened, Refused)):
+                # An event stream is opened by its request, and what was refused could not be read: no messages, both.
+                if self._server.hooks.life_cycle["message"] and not isinstance(command, (Opened, OpenStream, Refused)):
                     event = orjson.loads(payload) if connection.protocol.has_channels else payload
                     self._call(self._server.hooks.life_cycle["message"], connection, event)
                 self._execute[type(command)](connection, command)
@@ -154,14 +172,23 @@ class Dispatcher:
     def _failed(self, connection: Connection, command: Any) -> None:
         self._server.counters.errors += 1
         what = type(command).__name__.lower()
-        name = getattr(command, "event", None) or getattr(command, "channel", None)
-        logger.exception("A handler failed: %s %r of connection %s", what, name, connection.socket_id)
-        context = {}
-        if isinstance(command, (Subscribe, Broadcast)):
-            context["channel"] = command.channel
-        elif isinstance(command, Custom):
+        # Handlers of "message" see what a client sent before its names are checked: any JSON, of any size.
+        name = repr(getattr(command, "event", None) or getattr(command, "channel", None))
+        logger.exception("A handler failed: %s %.300s", what, name, extra=about(connection))
+        text = "The server failed to handle this event."
+        options = self._server.settings.options
+        channel: Any = getattr(command, "channel", None)
+        named = name_error(channel, connection.app.max_channel_name_length) is None
+        if isinstance(command, (Subscribe, SubscribeSigned)) and named:
+            answer = connection.protocol.subscription_error(channel, ErrorCode.HANDLER_FAILED, text)
+            connection.transport.send_frame(answer)
+            return
+        context: dict[str, Any] = {}
+        if isinstance(command, Broadcast) and named:
+            context["channel"] = channel
+        elif isinstance(command, Custom) and len(command.event) <= options.max_event_name_length:
             context["data"] = {"event": command.event}
-        self.error(connection, ErrorCode.HANDLER_FAILED, "The server failed to handle this event.", **context)
+        send_error(connection, ErrorCode.HANDLER_FAILED, text, **context)
 
     # Commands
 
@@ -178,140 +205,34 @@ class Dispatcher:
         connection.transport.send_frame(connection.protocol.pong(time.time()))
 
     def _refused(self, connection: Connection, command: Refused) -> None:
-        self.error(connection, command.code, command.message)
-
-    def _subscribe(self, connection: Connection, command: Subscribe) -> None:
-        server, name = self._server, command.channel
-        if not self._good_name(connection, name):
-            return
-        manager = server.connections
-        if not manager.is_subscribed(connection, name):
-            limit = server.settings.options.max_channels_per_connection
-            if len(connection.channels) >= limit:
-                self.error(connection, ErrorCode.TOO_MANY, f"A connection may be on at most {limit} channels.", channel=name)
-                return
-            grant = self._grant(connection, name)
-            if not grant.allowed:
-                self.error(connection, ErrorCode.UNAUTHORIZED, "Unauthorized", channel=name)
-                return
-            if not connection.is_open:  # the authorizer may have taken its time
-                return
-            if not self._join(connection, name, grant):
-                return
-        connection.transport.send_frame(connection.protocol.subscribed(manager.channels[name], time.time()))
-
-    def _join(self, connection: Connection, name: str, grant: Grant) -> bool:
-        server = self._server
-        member = None
-        if Kind.of(name) is Kind.PRESENCE:
-            assert connection.user is not None
-            member = Member(connection.user.id, grant.info, time.time())
-            refusal = self._presence_refusal(name, member)
-            if refusal is not None:
-                self.error(connection, ErrorCode.TOO_MANY, refusal, channel=name)
-                return False
-        existing = server.connections.channels.get(name)
-        if existing is not None:
-            server.reactor.settle(existing.subscribers)
-        channel, gained = server.connections.subscribe(connection, name, member)
-        if gained is not None:
-            server.announce(channel, "member_added", gained, except_id=connection.socket_id)
-        return True
-
-    def _presence_refusal(self, name: str, member: Member) -> str | None:
-        settings = self._server.settings.presence
-        if len(orjson.dumps(member.info, option=orjson.OPT_NON_STR_KEYS)) > settings.max_info_size:
-            return f"The member's info is larger than {settings.max_info_size} bytes."
-        channel = self._server.connections.channels.get(name)
-        members = channel.members if channel is not None else None
-        if settings.max_members is not None and members and member.id not in members and len(members) >= settings.max_members:
-            return f"The channel takes at most {settings.max_members} members."
-        return None
-
-    def _grant(self, connection: Connection, name: str) -> Grant:
-        """Deny is the default: only a public channel without an authorizer is open to anybody."""
-        kind = Kind.of(name)
-        if connection.user is None and kind is not Kind.PUBLIC:
-            return DENIED
-        if kind is Kind.PUBLIC and not self._server.authorizers.covers(name):
-            return Grant(True, {})
-        return self._server.authorizers.ask(connection.user, name)
-
-    def _unsubscribe(self, connection: Connection, command: Unsubscribe) -> None:
-        name = command.channel
-        if not self._good_name(connection, name):
-            return
-        self._server.leave(connection, name)
-        answer = connection.protocol.unsubscribed(name)
-        if answer is not None:
-            connection.transport.send_frame(answer)
-
-    def _broadcast(self, connection: Connection, command: Broadcast) -> None:
-        server, name, message = self._server, command.channel, command.message
-        if not self._good_name(connection, name):
-            return
-        event = message.get("event") if isinstance(message, dict) else None
-        if not isinstance(event, str) or not event:
-            self.error(connection, ErrorCode.BAD_MESSAGE, 'Expected "message":{"event":…,"data":…}.', channel=name)
-        elif event in RESERVED_EVENTS or event.startswith("pusher"):
-            self.error(connection, ErrorCode.BAD_MESSAGE, f"The event {event!r} belongs to the protocol.", channel=name)
-        elif not server.connections.is_subscribed(connection, name):
-            self.error(connection, ErrorCode.UNAUTHORIZED, "Not subscribed to this channel", channel=name)
-        elif not server.authorizers.covers(name) or not server.authorizers.ask(connection.user, name).allowed:
-            self.error(connection, ErrorCode.UNAUTHORIZED, "Unauthorized", channel=name)
-        elif self._good_event_name(connection, event):
-            assert isinstance(message, dict)
-            outgoing = {"event": event, **({"data": message["data"]} if "data" in message else {})}
-            server.publish(Message(outgoing), (name,), (), False, frozenset((connection.socket_id,)))
+        send_error(connection, command.code, command.message)
 
     def _refresh(self, connection: Connection, command: Refresh) -> None:
         try:
             user = self._server.verify(command.token)
         except AuthenticationError as error:
-            self.error(connection, ErrorCode.UNAUTHORIZED, str(error))
+            send_error(connection, ErrorCode.UNAUTHORIZED, str(error))
             return
         if connection.user is None or user.id != connection.user.id:
-            self.error(connection, ErrorCode.UNAUTHORIZED, "The fresh token belongs to another user.")
+            send_error(connection, ErrorCode.UNAUTHORIZED, "The fresh token belongs to another user.")
             return
         connection.user = user
         self._server.reactor.heartbeat.watch(connection.transport)
-        connection.transport.send_frame(connection.protocol.refreshed(user.expires_at))
+        connection.transport.send_frame(connection.protocol.refreshed(user.expires_at))  # type: ignore[attr-defined]
 
     def _custom(self, connection: Connection, command: Custom) -> None:
         if not connection.protocol.has_channels:
             connection.protocol.handler(connection, command.data)  # type: ignore[attr-defined]
             return
-        if not self._good_event_name(connection, command.event):
+        if not good_event_name(connection, command.event, self._server.settings.options.max_event_name_length):
             return
         handlers = self._server.hooks.events.get(command.event)
         if handlers is None:
-            self.error(
+            send_error(
                 connection, ErrorCode.UNKNOWN_EVENT, f"There is no event {command.event!r}.", data={"event": command.event}
             )
             return
         self._call(handlers, connection, command.data, command.channel)
-
-    # Errors
-
-    def error(self, connection: Connection, code: int, message: str, **context: Any) -> None:
-        """Send an error event; the connection stays."""
-        answer = connection.protocol.error(code, message, context)
-        if answer is not None:
-            connection.transport.send_frame(answer)
-
-    def _good_name(self, connection: Connection, name: Any) -> bool:
-        problem = name_error(name, self._server.settings.options.max_channel_name_length)
-        if problem is None:
-            return True
-        self.error(connection, ErrorCode.TOO_LONG if "at most" in problem else ErrorCode.BAD_MESSAGE, problem)
-        return False
-
-    def _good_event_name(self, connection: Connection, event: str) -> bool:
-        limit = self._server.settings.options.max_event_name_length
-        if len(event) <= limit:
-            return True
-        self.error(connection, ErrorCode.TOO_LONG, f"An event's name has at most {limit} characters.")
-        return False
 
 
 class Opened:

@@ -18,6 +18,12 @@ VERSION = "13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = re.compile(rf'\s*;\s*({_WORD})(?:\s*=\s*(?:({_WORD})|"((?:[^"\\]|\\.)*)"))?')
+REASONS = {
+    401: "unauthorized", 403: "origin", 404: "not_found", 408: "timeout", 426: "version", 431: "headers_too_large",
+    501: "no_socket", 503: "full",
+}  # fmt: skip
+"""One word for counters, by the status of a refusal; `malformed` for all others."""
+
 _EXTENSION = re.compile(rf"\s*({_WORD})((?:{_PARAMETER.pattern})*)\s*(?:,|$)")
 
 
@@ -29,10 +35,12 @@ class HandshakeError(Exception):
         status: HTTP status.
         text: Why, for people.
         headers: Further headers of the response.
+        reason: One word for counters.
     """
 
-    def __init__(self, status: int, text: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, status: int, text: str, headers: Sequence[tuple[str, str]] = (), reason: str = "") -> None:
         super().__init__(status, text)
+        self.reason = reason or REASONS.get(status, "malformed")
         self.status = status
         self.text = text
         self.headers = list(headers)
@@ -76,6 +84,8 @@ class Handshake:
             raise HandshakeError(405, "A WebSocket handshake is a GET request.", [("Allow", "GET")])
         if environ.get("SERVER_PROTOCOL") in ("HTTP/1.0", "HTTP/0.9"):
             raise HandshakeError(400, "A WebSocket handshake needs HTTP/1.1.")
+        if not environ.get("HTTP_HOST"):
+            raise HandshakeError(400, "A WebSocket handshake names its host in a Host header.")
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or environ.get("HTTP_TRANSFER_ENCODING"):
             raise HandshakeError(400, "A WebSocket handshake has no body.")
         if "websocket" not in _words(environ, "HTTP_UPGRADE") or "upgrade" not in _words(environ, "HTTP_CONNECTION"):

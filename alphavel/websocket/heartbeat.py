@@ -13,15 +13,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from alphavel.websocket.frames import Opcode, frame
-
 if TYPE_CHECKING:
     from alphavel.websocket.settings import OptionsSettings
     from alphavel.websocket.transports.base import Transport
 
 TICK_S = 1.0
 
-_PING = frame(Opcode.PING, b"")
 IDLE = (4201, "nothing received for too long")
 EXPIRED = (4009, "token expired")
 
@@ -57,6 +54,8 @@ class Heartbeat:
         slot = self._slots.get(transport.due)
         if slot is not None:
             slot.discard(transport)
+            if not slot:  # a set that is empty is as large as it ever was
+                del self._slots[transport.due]
 
     def turn(self) -> None:
         """Advance by one tick and look at those that are due."""
@@ -81,11 +80,11 @@ class Heartbeat:
         user = transport.connection.user
         if user is not None and user.expires_at is not None and user.expires_at <= time.time():
             transport.close(*EXPIRED)
-        elif silent >= self._idle_limit:
+        elif silent >= self._idle_limit and transport.connection.protocol.is_duplex:
             transport.close(*IDLE)
         else:
             if silent >= self._check_every:
-                transport.send_frame(_PING)
+                transport.send_frame(transport.connection.protocol.ping)
             if transport.is_open:
                 self._place(transport, self._next_check(transport))
 

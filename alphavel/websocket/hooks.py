@@ -96,8 +96,10 @@ class Hooks:
         Register a timer: `handler()`.
 
         Raises:
-            ValueError: The time is not positive.
+            TypeError, ValueError: The time is no positive number.
         """
+        if not isinstance(seconds, (int, float)):
+            raise TypeError(f"every() takes a number of seconds; got {seconds!r}.")
         if not seconds > 0:
             raise ValueError(f"every() takes a positive number of seconds; got {seconds!r}.")
         self.timers.append(Timer(seconds, taking(handler, (), f"every({seconds})")))
@@ -107,12 +109,14 @@ def taking(handler: Handler, offered: tuple[str, ...], where: str) -> Handler:
     """
     Wrap a handler that names fewer parameters than it is offered.
 
-    Parameters are found by name where all names are known, else by position, so `def closed(reason)` gets the reason
-    and `def closed(c)` the connection.
+    A parameter with the name of something offered gets that; the others get what is left, in order: `def closed(reason)`
+    gets the reason, `def closed(c)` the connection, `def closed(c, reason)` both.
 
     Raises:
-        TypeError: The handler has more required parameters than `offered`.
+        TypeError: The handler has more required parameters than `offered`, or is an `async def`.
     """
+    if inspect.iscoroutinefunction(handler):
+        raise TypeError(f"The handler of {where} is an `async def`, which nobody would await; use `def`.")
     parameters = inspect.signature(handler).parameters.values()
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return handler
@@ -121,10 +125,8 @@ def taking(handler: Handler, offered: tuple[str, ...], where: str) -> Handler:
     if len(required) > len(offered) or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         raise TypeError(f"The handler of {where} is called with ({', '.join(offered)}); it asks for ({', '.join(required)}).")
     names = [p.name for p in positional if p.name in offered or p.default is p.empty]
-    if all(name in offered for name in names):
-        wanted = [offered.index(name) for name in names]
-    else:
-        wanted = list(range(len(names)))
+    left = iter([index for index, name in enumerate(offered) if name not in names])
+    wanted = [offered.index(name) if name in offered else next(left) for name in names]
     if wanted == list(range(len(offered))):
         return handler
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alphavel.foundation import ServiceProvider
 
@@ -12,20 +12,22 @@ if TYPE_CHECKING:
     import click
     from flask import Flask
 
+    from alphavel.foundation.checks import Check
     from alphavel.foundation.container import Container
-    from alphavel.websocket.server import WebSocketServer
 
 
 class WebSocketProvider(ServiceProvider):
-    """Binds `websocket`, registers the blueprint, brings the `websocket:` commands and the configuration file."""
+    """Binds `websocket`, registers the blueprint, brings the `websocket:` commands and files to publish."""
 
     name = "websocket"
     package = "alphavel.websocket"
-    requires = ("gevent", "flask", "jwt", "orjson", "psutil")
+    requires = ("orjson",)  # what a process needs that only sends; a server needs more, see `factory`
 
     def register(self, container: Container) -> None:
-        """Bind the server: made from `config/websocket.yaml` when it is first used."""
-        container.bind("websocket", make_server)
+        """Bind the server, or what sends to one: made from `config/websocket.yaml` when it is first used."""
+        from alphavel.websocket.factory import make
+
+        container.bind("websocket", make)
 
     def boot(self, app: Flask) -> None:
         """Register the blueprint, unless the application has done so."""
@@ -35,31 +37,25 @@ class WebSocketProvider(ServiceProvider):
             app.register_blueprint(blueprint)
 
     def commands(self) -> Iterable[click.Command]:
-        """`websocket:serve` and `websocket:stats`."""
-        from alphavel.websocket.console import serve, stats
+        """`websocket:serve`, `websocket:reload`, `websocket:stats` and `websocket:bench`."""
+        from alphavel.websocket.bench.command import bench
+        from alphavel.websocket.console import reload, serve, stats
 
-        return (serve, stats)
+        return (serve, reload, stats, bench)
+
+    def checks(self) -> Iterable[Check]:
+        """Configuration, keys, limits, the port, Redis, certificates and the C extension."""
+        from alphavel.websocket.doctor import checks
+
+        return checks()
 
     def publishes(self) -> Mapping[str, Iterable[tuple[Path, str]]]:
-        """The configuration files with all settings, documented."""
-        folder = Path(__file__).parent / "config"
+        """The configuration files with all settings, documented, and a controller to begin with."""
+        folder = Path(__file__).parent
         return {
             "websocket-config": [
-                (folder / "websocket.yaml", "config/websocket.yaml"),
-                (folder / "gunicorn.conf.py", "config/gunicorn.conf.py"),
-            ]
+                (folder / "config/websocket.yaml", "config/websocket.yaml"),
+                (folder / "config/gunicorn.conf.py", "config/gunicorn.conf.py"),
+            ],
+            "websocket-controller": [(folder / "templates/chat_controller.py", "controllers/chat_controller.py")],
         }
-
-
-def make_server(*_: Any) -> WebSocketServer:
-    """
-    Make a server from the configuration.
-
-    Raises:
-        ConfigurationError: The configuration is wrong.
-    """
-    from alphavel.foundation.config import Config
-    from alphavel.websocket.server import WebSocketServer
-    from alphavel.websocket.settings import WebSocketSettings
-
-    return WebSocketServer(Config().settings("websocket", WebSocketSettings))

@@ -42,13 +42,14 @@ class Client:
         headers: dict[str, str] | None = None,
         *,
         greeted: bool | None = None,
-        timeout_s: float = 10.0,
+        timeout_s: float = 30.0,
         receive_buffer: int | None = None,
         tls: Any = None,
     ) -> None:
         self.sock = socket.socket()
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._timeout_s = timeout_s
         self.sock.settimeout(timeout_s)
         try:
             self.sock.connect(("127.0.0.1", port))
@@ -139,7 +140,7 @@ class Client:
         except TimeoutError:
             return True
         finally:
-            self.sock.settimeout(10.0)
+            self.sock.settimeout(self._timeout_s)
 
     def closed(self) -> Closed:
         """Read to the end; return how it was closed."""

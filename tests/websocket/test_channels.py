@@ -56,7 +56,10 @@ def test_the_first_pattern_that_matches_decides():
     assert authorizers.patterns() == ["private-a.{x}", "private-{y}.{x}"]
 
 
-@pytest.mark.parametrize(("answer", "allowed", "info"), [(True, True, {}), (False, False, {}), (None, False, {}), ({}, True, {}), ({"n": 1}, True, {"n": 1})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "allowed", "info"),
+    [(True, True, {}), (False, False, {}), (None, False, {}), ({}, True, {}), ({"n": 1}, True, {"n": 1})],
+)
 def test_answers_of_an_authorizer(answer, allowed, info):
     authorizers = Authorizers()
     authorizers.add("presence-x", lambda user: answer)
@@ -74,6 +77,20 @@ def test_an_answer_that_is_neither_yes_nor_no_is_an_error_and_not_a_yes():
 def test_a_bad_pattern_is_refused_when_it_is_registered(pattern):
     with pytest.raises(ValueError, match="must be an identifier"):
         Authorizers().add(pattern, lambda user, **parts: True)
+
+
+@pytest.mark.parametrize("pattern", ["private-{", "private-user.{user_id", "private-user.user_id}", "private-{{a}}"])
+def test_a_pattern_with_a_brace_that_stands_alone_would_never_match_and_is_refused(pattern):
+    with pytest.raises(ValueError, match="a brace stands alone"):
+        Authorizers().add(pattern, lambda user, **parts: True)
+
+
+def test_an_async_authorizer_would_not_be_awaited_and_is_refused():
+    async def authorizer(user):
+        return True
+
+    with pytest.raises(TypeError, match="async def"):
+        Authorizers().add("private-x", authorizer)
 
 
 def test_an_authorizer_that_asks_for_an_unknown_part_is_refused_when_it_is_registered():

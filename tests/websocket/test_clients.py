@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import shutil
+import socket
 import ssl
+import struct
 import subprocess
 
 import gevent
 import pytest
 import websocket
 import websockets.sync.client
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from alphavel.websocket.settings import CompressionSettings
+from tests.certificates import make_certificate
 from tests.support import ROOT, wait_until
 from tests.websocket.conftest import SECRET
 from tests.websocket.tokens import token
@@ -86,7 +84,7 @@ def test_ws_of_node(serve, transport, compression):
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: server.get_channels() == ["a"], 20)
+    wait_until(lambda: server.get_channels() == ["a"])
     for number in range(20):
         server.to_channel("a").push({"event": "n", "data": {"number": number, "fill": "ü" * number * 100}})
     server.to_all().push({"event": "end"})
@@ -127,24 +125,7 @@ def test_many_compressed_connections_share_what_is_compressed_alike(serve):
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(cert.public_bytes(Encoding.PEM))
-    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return str(folder / "cert.pem"), str(folder / "key.pem")
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -180,8 +161,60 @@ def test_tls_slow_consumer_and_lost_connection(serve, certificate, context):
     for _ in range(100):
         server.to_channel("a").push({"event": "n", "data": "x" * 50_000})
         gevent.sleep(0.002)
-    assert len(reader.get(timeout=20)) == 100
+    assert len(reader.get(timeout=60)) == 100
     wait_until(lambda: server.counters.slow_consumers == 1)
     slow.close()
     fast.close()
     wait_until(lambda: not server.reactor.sockets and not server.reactor.blocked)
+
+
+def test_a_tls_client_that_never_reads_is_let_go_in_the_middle_of_a_write(serve, certificate, context, capfd):
+    """Its socket used to be closed under the greenlet that was writing to it."""
+    server = serve(tls=certificate, max_outbox=300_000, close_timeout=1.0)
+    slow = server.connect(tls=context, receive_buffer=4096)
+    slow.subscribe("a")
+    while not server.counters.slow_consumers:
+        server.to_channel("a").push({"event": "n", "data": "x" * 50_000})
+        gevent.sleep(0.002)
+    wait_until(lambda: not server.reactor.sockets and not server.reactor.blocked)
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_tls_clients_that_reset_during_a_fan_out(serve, certificate, context, capfd):
+    server = serve(tls=certificate)
+    clients = [server.connect(tls=context) for _ in range(20)]
+    for client in clients:
+        client.subscribe("a")
+    for client in clients:
+        server.to_channel("a").push({"event": "n", "data": "x" * 50_000})
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sock.close()
+        gevent.sleep(0)
+    wait_until(lambda: not server.reactor.sockets and not server.reactor.blocked)
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_what_is_no_tls_is_let_go_in_silence(serve, certificate, context, capfd):
+    server = serve(tls=certificate, handshake_timeout=0.5)
+    for data in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 100):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+            sock.sendall(data)
+            with contextlib.suppress(ConnectionResetError):
+                while sock.recv(1000):  # an alert, perhaps
+                    pass
+    with server.connect(tls=context) as client:
+        client.send("ping")
+        assert client.receive()["event"] == "pong"
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_tls_handshakes_that_never_end_make_room_for_newcomers(serve, certificate, context, capfd):
+    server = serve(tls=certificate, max_pending_handshakes=10, handshake_timeout=60.0)
+    silent = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(30)]
+    with server.connect(tls=context) as client:
+        client.send("ping")
+        assert client.receive()["event"] == "pong"
+    assert silent[0].recv(1) == b"", "the oldest had to go"
+    for sock in silent:
+        sock.close()
+    assert "".join(capfd.readouterr()) == ""

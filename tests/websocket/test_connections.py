@@ -29,12 +29,14 @@ def member_of(connection, name):
 
 
 class Books(RuleBasedStateMachine):
-    """Random connects, subscribes, unsubscribes and disconnects, beside a model that cannot be wrong."""
+    """Random connects, subscribes, sign-ins, watchlists and disconnects, beside a model that cannot be wrong."""
 
     def __init__(self):
         super().__init__()
         self.manager = ConnectionManager()
-        self.model: dict[Connection, set[str]] = {}
+        # Who is on which channels, and as whom on those with presence: who signs in later stays there as before.
+        self.model: dict[Connection, dict[str, str | None]] = {}
+        self.watching: dict[Connection, set[str]] = {}
 
     connections = Bundle("connections")
 
@@ -43,7 +45,7 @@ class Books(RuleBasedStateMachine):
         new = connection(user)
         with nothing_switches():
             self.manager.add(new)
-        self.model[new] = set()
+        self.model[new] = {}
         return new
 
     @rule(it=connections, name=st.sampled_from(CHANNELS))
@@ -51,41 +53,67 @@ class Books(RuleBasedStateMachine):
         if it not in self.model:
             return
         member = member_of(it, name)
-        others = {other for other in self.present(name) if other is not it}
-        was_there = name in self.model[it]
+        was_there, present = name in self.model[it], self.members(name)
         with nothing_switches():
             channel, gained = self.manager.subscribe(it, name, member)
-        self.model[it].add(name)
+        if not was_there:
+            self.model[it][name] = member and member.id
         assert channel.name == name
-        is_first = member is not None and not was_there and member.id not in {member_of(o, name).id for o in others}
-        assert (gained is not None) == is_first
+        assert (gained is not None) == (member is not None and not was_there and member.id not in present)
 
     @rule(it=connections, name=st.sampled_from(CHANNELS))
     def unsubscribe(self, it, name):
         was_there = name in self.model.get(it, ())
         with nothing_switches():
             channel, lost = self.manager.unsubscribe(it, name)
-        if was_there:
-            self.model[it].discard(name)
         assert (channel is not None) == was_there
-        self.check_lost(it, [(name, lost)] if was_there else [])
+        if was_there:
+            self.check_lost(name, self.model[it].pop(name), lost)
+        else:
+            assert lost is None
+
+    @rule(it=connections, user_id=st.sampled_from(["1", "2", "3"]))
+    def sign_in(self, it, user_id):
+        if it not in self.model:
+            return
+        user = it.user
+        with nothing_switches():
+            if user is not None and user.id != user_id:
+                with pytest.raises(ValueError, match="cannot become"):
+                    self.manager.sign_in(it, User(user_id, b"{}"))
+                assert it.user is user
+            else:
+                self.manager.sign_in(it, User(user_id, b"{}"))
+                assert it.user.id == user_id
+
+    @rule(it=connections, user_ids=st.lists(st.sampled_from(["1", "2", "3"]), unique=True))
+    def watch(self, it, user_ids):
+        if it not in self.model:
+            return
+        with nothing_switches():
+            self.manager.watch(it, tuple(user_ids))
+        self.watching[it] = set(user_ids)
 
     @rule(it=consumes(connections))
     def disconnect(self, it):
         names = self.model.pop(it, None)
+        self.watching.pop(it, None)
         with nothing_switches():
-            left = self.manager.remove(it)
-        assert names is not None or not left
-        self.check_lost(it, [(name, dict((c.name, m) for c, m in left).get(name)) for name in names or ()])
+            left = {channel.name: member for channel, member in self.manager.remove(it)}
+        assert set(left) <= set(names or ())
+        for name, member_id in (names or {}).items():
+            self.check_lost(name, member_id, left.get(name))
 
     def present(self, name):
         return [it for it, names in self.model.items() if name in names]
 
-    def check_lost(self, it, lost):
-        for name, member in lost:
-            mine = member_of(it, name)
-            still_there = mine is not None and mine.id in {member_of(other, name).id for other in self.present(name)}
-            assert (member is not None) == (mine is not None and not still_there)
+    def members(self, name):
+        """Ids of those on a channel with presence, one for each connection."""
+        return [names[name] for names in self.model.values() if names.get(name) is not None]
+
+    def check_lost(self, name, member_id, lost):
+        gone = member_id is not None and member_id not in self.members(name)
+        assert (lost and lost.id) == (member_id if gone else None)
 
     @invariant()
     def books_agree_with_the_model_and_with_each_other(self):
@@ -95,12 +123,18 @@ class Books(RuleBasedStateMachine):
         for name, channel in manager.channels.items():
             assert set(channel.subscribers.values()) == set(self.present(name))
             if channel.members is not None:
-                ids = [member_of(it, name).id for it in self.present(name)]
+                ids = self.members(name)
                 assert {m.id: m.connections for m in channel.members.values()} == {i: ids.count(i) for i in ids}
                 assert set(channel.member_of) == set(channel.subscribers)
         for it, names in self.model.items():
-            assert set(it.channels) == names
+            assert set(it.channels) == set(names)
             assert len(it.channels) == len(names)
+            assert set(manager.watching(it)) == self.watching.get(it, set())
+        watchers = {}
+        for it, user_ids in self.watching.items():
+            for user_id in user_ids:
+                watchers.setdefault(user_id, set()).add(it)
+        assert {user_id: set(theirs.values()) for user_id, theirs in manager.watchers.items()} == watchers
         by_user = {}
         for it in self.model:
             if it.user:
@@ -108,7 +142,7 @@ class Books(RuleBasedStateMachine):
         assert {user: set(theirs.values()) for user, theirs in manager.users.items()} == by_user
 
 
-Books.TestCase.settings = hypothesis_settings(max_examples=100, stateful_step_count=40, deadline=None)
+Books.TestCase.settings = hypothesis_settings(max_examples=100, stateful_step_count=40)
 TestBooks = Books.TestCase
 
 

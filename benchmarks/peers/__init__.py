@@ -1,0 +1,1 @@
+"""Other people's servers, each in the way that its own documentation recommends."""

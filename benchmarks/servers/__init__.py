@@ -1,0 +1,1 @@
+"""Servers that are measured, and the few lines of control that all of them share."""

@@ -1,0 +1,1 @@
+"""Five places where a circuit breaker helps, each against a real server that fails. README.md beside this file."""

@@ -45,8 +45,7 @@ def main(transport: str) -> None:
     handler = WebSocketHandler if transport == "parked" else GreenletHandler
     service = Service(server, lambda environ, start_response: [], handler_class=handler)
     service.start()
-    print(service.port, flush=True)
-    service.run()
+    service.run(ready=lambda: print(service.port, flush=True), release=lambda: None)
 
 
 if __name__ == "__main__":

@@ -69,11 +69,13 @@ def install(python: str) -> None:
     print(f"Installing {SUITE} for {python} …", flush=True)
     shutil.rmtree(WORK, ignore_errors=True)
     tools = WORK / "tools"
-    environment = {**os.environ, "PYTHONPATH": str(tools)}
-    for command in (
-        [python, "-m", "pip", "install", "-q", "--target", str(tools), "virtualenv==20.15.1"],
-        [python, "-m", "virtualenv", "-q", str(WORK / "venv")],
-        [str(WORK / "venv/bin/pip"), "install", "-q", SUITE],
+    with_tools = {**os.environ, "PYTHONPATH": str(tools)}
+    for command, environment in (
+        ([python, "-m", "pip", "install", "-q", "--target", str(tools), "virtualenv==20.15.1"], None),
+        ([python, "-m", "virtualenv", "-q", str(WORK / "venv")], with_tools),
+        # hyperlink needs typing on Python 2.7 and, installed from its wheel, does not always say so. Without the tools on the
+        # path: they hold a typing too, which the suite would not find when it runs.
+        ([str(WORK / "venv/bin/pip"), "install", "-q", SUITE, "typing==3.10.0.0"], None),
     ):
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
 
@@ -95,8 +97,12 @@ def run_suite(wstest: list[str], transport: str, cases: list[str]) -> dict[str, 
         "exclude-agent-cases": {},
     }
     (WORK / f"{transport}.json").write_text(json.dumps(spec))
+    log = WORK / f"{transport}.log"
+    print(f"Running against the {transport} transport; minutes, progress in {log.relative_to(HERE.parent.parent)}", flush=True)
     try:
-        subprocess.run([*wstest, "-m", "fuzzingclient", "-s", str(WORK / f"{transport}.json")], check=True)
+        with log.open("w") as output:
+            command = [*wstest, "-m", "fuzzingclient", "-s", str(WORK / f"{transport}.json")]
+            subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=True)
     finally:
         server.terminate()
         server.wait()

@@ -578,6 +578,29 @@ test("listens to an event stream where a proxy lets no WebSocket through", async
   proxy.close();
 });
 
+test("refuses what waited where nothing can be sent in the end", async () => {
+  const proxy = await blockingProxy();
+  const one = client({ EventSource, connectTimeoutMs: 1000 }, { url: proxy.url });
+  await assert.rejects(one.send("echo", 1), { code: "one-way" });
+  one.close();
+  const silent = client({ EventSource, connectTimeoutMs: 1000 }, { url: proxy.url });
+  proxy.on("request", () => (proxy.holds = true)); // the WebSocket that it looks for then gets no answer
+  await assert.rejects(silent.send("echo", 1), { code: "one-way" });
+  silent.close();
+  for (const [, socket] of proxy.held) socket.destroy();
+  proxy.closeAllConnections();
+  proxy.close();
+});
+
+test("streams nothing because tokens could not be had", async () => {
+  let asked = 0;
+  const one = client({ EventSource, token: () => (++asked < 4 ? Promise.reject(new Error("no network")) : tokenOf("1")) });
+  const echoes = heard(one, "echoed");
+  await one.send("echo", 1);
+  await eventually(() => echoes.length === 1);
+  assert.equal(one.all("close").length, 3); // none of which went on from a stream to a WebSocket
+});
+
 test("stays closed though a WebSocket could be had afterwards", async () => {
   const proxy = await blockingProxy();
   const one = client({ EventSource }, { url: proxy.url });
@@ -597,8 +620,12 @@ test("goes back to a WebSocket where the server was merely away", async () => {
   const proxy = await blockingProxy();
   const one = client({ EventSource }, { url: proxy.url });
   one.addEventListener("close", () => one.all("close").length === 2 && (proxy.blocks = false));
+  const echoes = heard(one, "echoed");
+  const sent = one.send("echo", "while it was away"); // it waits for a way to be sent
   await one.subscribe("presence-room.78");
-  await eventually(() => one.send("echo", 1).then(() => true, () => false));
+  await Promise.all([sent, one.send("echo", "as soon as it was there")]);
+  await eventually(() => echoes.length === 2);
+  assert.deepEqual(echoes, ["while it was away", "as soon as it was there"]);
   one.close();
   proxy.closeAllConnections();
   proxy.close();

@@ -72,6 +72,7 @@ const DEFAULTS = {
   maxBufferedBytes: 1024 * 1024,
 };
 const ATTEMPTS = 2; // that fail before the other way to connect is tried
+const ONE_WAY = "Events are streamed, because no WebSocket can be had: nothing can be sent.";
 const REOPEN = 4290; // the event stream's own: other channels are wanted, connect anew
 const LASTING_MS = 5000; // a connection that lasted so long ends a row of failures
 const MAX_TIMEOUT_MS = 2 ** 31 - 1; // of setTimeout
@@ -339,8 +340,9 @@ export class Alphavel extends EventTarget {
   /** @type {number | null} */
   #retryAt = null;
   #failures = 0;
-  #attempts = 0;
+  #attempts = 0; // one after the other that failed this way
   #streams = false;
+  #probing = false; // events are streamed, and whether a WebSocket can be had is not known yet
   #probed = false;
   #connectedAt = 0;
   #heardAt = 0;
@@ -632,6 +634,7 @@ export class Alphavel extends EventTarget {
   /** @param {any} socket @param {Token} token */
   #use(socket, token) {
     this.#socket = socket;
+    this.#attempts += 1;
     socket.onmessage = (/** @type {any} */ message) => this.#receive(message.data, token);
     socket.onclose = (/** @type {any} */ close) => this.#drop(close.code, close.reason);
     socket.onerror = () => {}; // a close event follows
@@ -647,15 +650,25 @@ export class Alphavel extends EventTarget {
     this.#watchSilence();
     this.#watchExpiry(expiryOf(token));
     for (const subscription of this.#subscriptions()) if (subscription.wanted) this.#ask(subscription);
-    for (const { text, sent } of this.#queue.splice(0)) {
-      this.#socket.send(text);
-      sent.resolve();
-    }
+    this.#probing = this.#streams && !this.#probed;
+    this.#probed = this.#streams;
+    if (this.#probing) this.#lookForWebSocket(token);
+    else this.#sendWaiting();
     this.#connecting?.resolve();
     this.#connecting = null;
     this.#setState("connected");
-    if (this.#streams && !this.#probed) this.#lookForWebSocket(token);
-    this.#probed = this.#streams;
+  }
+
+  /** Send what waited for a connection, or refuse it where nothing can be sent. */
+  #sendWaiting() {
+    for (const { text, sent } of this.#queue.splice(0)) {
+      if (this.#streams) {
+        sent.reject(new AlphavelError(ONE_WAY, { code: "one-way" }));
+      } else {
+        this.#socket.send(text);
+        sent.resolve();
+      }
+    }
   }
 
   // Losing the connection
@@ -664,7 +677,7 @@ export class Alphavel extends EventTarget {
   #drop(code, reason) {
     const before = this.#state;
     this.#detach()?.close();
-    if (before === "connecting" && ++this.#attempts % ATTEMPTS === 0) this.#tryOtherWay();
+    if (before === "connecting" && this.#attempts === ATTEMPTS) this.#tryOtherWay();
     if (before === "connected" && Date.now() - this.#connectedAt >= LASTING_MS) this.#failures = 0;
     const delay = this.#delayAfter(code, before === "connected");
     if (code !== REOPEN) this.#failures += 1;
@@ -680,6 +693,7 @@ export class Alphavel extends EventTarget {
 
   /** No connection can be made this way: some proxies let no WebSocket through, and stream events. */
   #tryOtherWay() {
+    this.#attempts = 0;
     this.#streams = !this.#streams && Boolean(this.#EventSource) && this.#options.eventStream !== null;
   }
 
@@ -701,10 +715,22 @@ export class Alphavel extends EventTarget {
     return backoff;
   }
 
-  /** An event stream has been opened, so that the server is there: see whether it was just away before. @param {Token} token */
+  /**
+   * An event stream has been opened, so that the server is there: see whether it was just away before. What is to be sent waits
+   * for the answer.
+   *
+   * @param {Token} token
+   */
   #lookForWebSocket(token) {
     const probe = this.#makeSocket(token);
+    const none = () => {
+      if (!this.#probing) return;
+      this.#probing = false;
+      this.#sendWaiting();
+    };
+    this.#timers.set("probe", this.#options.connectTimeoutMs, none);
     probe.onerror = () => {}; // so proxies that block them look like
+    probe.onclose = none;
     probe.onopen = () => {
       probe.close();
       if (!this.#streams) return;
@@ -719,6 +745,7 @@ export class Alphavel extends EventTarget {
     this.#socket = null;
     this.#socketId = null;
     this.#timers.clear();
+    this.#probing = false;
     if (socket) socket.onmessage = socket.onclose = null;
     for (const subscription of this.#subscriptions()) subscription.interrupt();
     this.#refreshing?.reject(new AlphavelError("The connection was lost.", { code: "not-connected" }));
@@ -862,8 +889,8 @@ export class Alphavel extends EventTarget {
   /** @param {WireEvent} event @param {boolean} mayWait @returns {Promise<void>} */
   #submit(event, mayWait) {
     const text = JSON.stringify(event);
-    if (this.#state === "connected") {
-      if (this.#streams) return refuse("one-way", "Events are streamed, because no WebSocket can be had: nothing can be sent.");
+    if (this.#state === "connected" && !this.#probing) {
+      if (this.#streams) return refuse("one-way", ONE_WAY);
       if (!this.#hasRoom(text.length)) return refuse("queue-full", "The connection does not keep up with what is sent.");
       this.#socket.send(text);
       return Promise.resolve();
@@ -1012,10 +1039,6 @@ class EventStream {
   constructor(EventSource, url, wanted) {
     const requests = wanted.map((subscription) => subscription.request);
     this.#channels = new Set(requests.map((request) => request.channel));
-    if (!requests.length) {
-      setTimeout(() => this.#say({ event: "connected", socket_id: null, timestamp: Date.now() / 1000 }));
-      return;
-    }
     const recover = requests.filter((request) => request.recover).map((request) => [request.channel, request.recover]);
     url.searchParams.set("channels", [...this.#channels].join(","));
     if (recover.length) url.searchParams.set("recover", JSON.stringify(Object.fromEntries(recover)));

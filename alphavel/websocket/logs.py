@@ -42,6 +42,7 @@ _SECRETS = re.compile(
 )
 # Line ends, whatever moves a terminal's cursor, and what turns the direction of text round.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SAID = re.compile("suppressed$|circuit_")  # fields of lines whose message says them already
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
@@ -64,7 +65,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        shown = {name: value for name, value in fields(record).items() if name != "suppressed"}  # which the message says
+        shown = {name: value for name, value in fields(record).items() if not _SAID.match(name)}
         pairs = "".join(f" {name}={one_line(_shown(value))}" for name, value in shown.items())
         line = f"{_time(record)}Z {record.levelname} {record.name}: {one_line(record.getMessage())}{pairs}"
         if record.exc_info:

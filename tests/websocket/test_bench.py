@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import socket
 import time
 
+import gevent
 import jwt
 import pytest
 
-from alphavel.websocket.bench.client import BenchError, Target
+from alphavel.websocket.bench.client import BenchError, Client, Target
 from alphavel.websocket.bench.load import Result
+from alphavel.websocket.frames import Opcode, frame
+from alphavel.websocket.handshake import accept_value
 from tests.support import Program, run, script, wait_until
 from tests.websocket.conftest import SECRET
-from tests.websocket.pusher import KEY, app
 
 CONFIG = """
 apps: [{id: shop, key: shop-key, secret: a-secret-of-the-shop}]
@@ -94,8 +97,8 @@ def test_for_people_there_is_a_summary(start, tmp_path):
 def test_a_token_is_shown_where_the_server_asks_for_one(start, bench):
     port = start(ALPHAVEL_JWT_SECRET=SECRET).port
     code, found = bench(f"ws://127.0.0.1:{port}/", *quick(connections=3))
-    assert (code, found["connected"], found["failed"]) == (1, 0, 3)
-    assert found["reasons"] == {"The handshake was answered 401 Unauthorized: A token is needed to connect.": 3}
+    assert (code, found["connected"], found["failed"]) == (1, 0, 1)
+    assert found["reasons"] == {"The handshake was answered 401 Unauthorized: A token is needed to connect.": 1}
     token = jwt.encode({"sub": "1", "exp": time.time() + 600}, SECRET, "HS256")
     assert bench(f"ws://127.0.0.1:{port}/", *quick(connections=3), ALPHAVEL_BENCH_TOKEN=token)[0] == 0
 
@@ -141,8 +144,14 @@ def test_where_nobody_listens(bench):
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     code, found = bench(f"ws://127.0.0.1:{port}/", *quick(connections=2))
-    assert (code, found["failed"]) == (1, 2)
+    assert (code, found["failed"]) == (1, 1), "what is wrong with the first is told before others are tried"
     assert any("refused" in reason for reason in found["reasons"])
+
+
+def test_people_are_told_at_once_what_is_wrong(tmp_path):
+    result = run(script("alpha"), "websocket:bench", "ws://nowhere.invalid/", *quick(connections=500), cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "Error: No connection could be made: The name nowhere.invalid cannot be looked up: " in result.stderr
 
 
 def test_pushes_need_an_app(start, tmp_path):
@@ -174,21 +183,36 @@ def test_percentiles():
     assert result.percentiles() == {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 0.999}
 
 
-def test_a_server_that_is_no_websocket_server(serve):
-    assert app().key == KEY
+@contextlib.contextmanager
+def answering(*frames, accept=accept_value):
+    """A server that shakes hands with whoever comes and sends these texts; the value is its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        import gevent
 
         def answer():
             peer, _ = listener.accept()
             with peer:
-                peer.recv(65536)
-                peer.sendall(b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: nonsense\r\n\r\n")
+                key = re.search(rb"Sec-WebSocket-Key: (\S+)", peer.recv(65536))[1].decode()
+                head = f"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {accept(key)}\r\n\r\n"
+                peer.sendall(head.encode() + b"".join(frame(Opcode.TEXT, text) for text in frames))
 
         greenlet = gevent.spawn(answer)
-        from alphavel.websocket.bench.client import Client
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        greenlet.join()
 
-        client = Client(Target.of(f"ws://127.0.0.1:{listener.getsockname()[1]}/"), lambda *told: None)
+
+def test_a_server_that_is_no_websocket_server():
+    with answering(accept=lambda key: "nonsense") as url:
+        client = Client(Target.of(url), lambda *told: None)
         with pytest.raises(BenchError, match="not answered by a WebSocket server"):
             client.connect(None)
-        greenlet.join()
+
+
+@pytest.mark.parametrize("text", [b"[1, 2]", b"7", b"null", b"{"])
+def test_what_is_no_event_ends_the_connection_and_is_told_of(text):
+    with answering(text) as url, pytest.raises(BenchError):
+        Client(Target.of(url), lambda *told: None).connect(None)
+    with answering(b'{"event":"connected"}', text) as url:
+        client = Client(Target.of(url), lambda *told: None)
+        client.connect(None)
+        wait_until(lambda: client.ended)
+        client.close()

@@ -220,6 +220,15 @@ def test_so_many_lines_of_a_kind_pass_and_the_next_says_how_many_did_not():
     assert again.getMessage() == "refused: 1"
 
 
+def test_what_a_message_says_already_is_not_said_twice():
+    """A circuit's change brings its pairs as fields too, for JSON."""
+    change = record("circuit changed service=%r from=%s to=%s", "shop", "closed", "open")
+    vars(change).update(circuit_service="shop", circuit_from="closed", circuit_to="open", suppressed=7, connection="1.2")
+    text = TextFormatter().format(change)
+    assert text.endswith(": circuit changed service='shop' from=closed to=open connection=1.2")
+    assert json.loads(JsonFormatter().format(change))["circuit_to"] == "open"
+
+
 def test_what_strangers_send_makes_no_new_kind():
     limiter = Limiter(Clock())
     for number in range(10_000):

@@ -118,6 +118,9 @@ class Client:
                     self._sock = tls.wrap_socket(self._sock, server_hostname=self._target.url.hostname)
                 self._shake_hands()
                 name, data = next(self._events())
+        except socket.gaierror as error:
+            self.close()
+            raise BenchError(f"The name {self._target.url.hostname} cannot be looked up: {error.strerror}.") from error
         except (OSError, ValueError, StopIteration) as error:
             self.close()
             raise BenchError(str(error) or self.ended or "The connection was closed.") from error
@@ -195,6 +198,8 @@ class Client:
             opcode, payload = self._frame()
             if opcode == Opcode.TEXT:
                 event = orjson.loads(payload)
+                if not isinstance(event, dict):
+                    raise ValueError(f"Expected an event, a JSON object; got {payload[:200].decode(errors='replace')}")
                 yield str(event.get("event")), event.get("data")
             elif opcode == Opcode.PING:
                 self._sock.sendall(frame(Opcode.PONG, payload, mask=os.urandom(4)))

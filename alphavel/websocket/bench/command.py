@@ -56,8 +56,8 @@ def bench(
     """
     Load-test a running server at URL, such as ws://127.0.0.1:9501/ or wss://example.com/app/KEY.
 
-    Without --publish clients send the protocol's ping and wait for the answer; with it they listen to a channel. Exit code 1
-    where not all connections held or not all messages came.
+    Without --publish clients send the protocol's ping and wait for the answer; with it they listen to a channel. Where
+    the first connection cannot be made, no other is tried. Exit code 1 where not all connections held or not all messages came.
     """
     check_installed()
     from gevent import monkey
@@ -82,6 +82,8 @@ def bench(
     except BenchError as error:
         raise click.ClickException(str(error)) from error
     result = load.finish()
+    if not result.connected and not as_json:
+        raise click.ClickException(f"No connection could be made: {next(iter(result.reasons))}")
     click.echo(json.dumps({"url": url, **result.as_dict()}) if as_json else _summary(url, result, publish))
     whole = result.connected == connections and not result.lost and result.received == result.expected
     sys.exit(0 if whole and result.expected else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from array import array
 from collections import Counter
@@ -22,7 +23,6 @@ _AT_ONCE = 64  # handshakes on their way at the same time
 _TICK_S = 0.005
 _STEP_S = 0.1
 _LAST_ANSWERS_S = 2.0
-_EVENT = "alphavel-bench"
 _PARTS = (0.5, 0.9, 0.99, 0.999)
 
 
@@ -92,11 +92,12 @@ class Load:
         self._sources = sources
         self._clients: list[Client] = []
         self._subscribed = 0
+        self._event = f"alphavel-bench-{os.urandom(4).hex()}"  # others may measure on this channel at the same time
         self._cpu = time.process_time()
 
     def connect(self, many: int, per_second: float, progress: Progress) -> None:
         """
-        Make connections.
+        Make connections. Where the first cannot be made no other is tried: what is wrong with it is known at once.
 
         Args:
             many: How many.
@@ -118,7 +119,8 @@ class Load:
                 self._clients.append(client)
             progress(1)
 
-        for number in range(many):
+        one(0)
+        for number in range(1, many if self._clients else 1):
             gevent.sleep(max(0.0, began + number / per_second - time.perf_counter()))
             pool.spawn(one, number)  # waits where too many are on their way
         pool.join()
@@ -167,7 +169,7 @@ class Load:
 
         def one() -> None:
             try:
-                push(_EVENT, {"at": time.perf_counter(), "filling": filling})
+                push(self._event, {"at": time.perf_counter(), "filling": filling})
             except Exception as error:  # noqa: BLE001 (whatever it is, it is a result)
                 self.result.reasons[f"push: {str(error)[:200]}"] += 1
                 return
@@ -213,7 +215,7 @@ class Load:
         if name in ("pong", "pusher:pong") and client.sent_at is not None:
             self._measured(client.sent_at)
             client.sent_at = None
-        elif name == _EVENT:
+        elif name == self._event:
             content = orjson.loads(data) if isinstance(data, str) else data  # Pusher's data is JSON in a text
             self._measured(float(content["at"]))
         elif name in ("subscribed", "pusher_internal:subscription_succeeded"):

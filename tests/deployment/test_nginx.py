@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import shutil
 import socket
@@ -152,6 +153,24 @@ def test_one_address_may_not_have_all_connections(behind):
             greedy.connect()
         assert caught.value.status == 429
         stack.enter_context(modest.connect())
+
+
+def test_event_streams_are_passed_on_like_websockets(behind):
+    """They were taken for pages, for which Nginx waits as long as the server does between two pings, and had no limit."""
+    with contextlib.ExitStack() as stack:
+
+        def listen():
+            address = ("127.0.0.25", 0)
+            connection = http.client.HTTPSConnection(
+                "localhost", behind.https, context=behind.tls, source_address=address, timeout=30
+            )
+            stack.callback(connection.close)
+            connection.request("GET", "/sse?channels=ticks", headers={"Accept": "text/event-stream"})
+            return connection.getresponse()
+
+        first, *_ = [listen() for _ in range(30)]
+        assert any(b'"event":"tick"' in line for line in first)
+        assert listen().status == 429
 
 
 def test_one_address_may_not_shake_hands_without_end(behind):

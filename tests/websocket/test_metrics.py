@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+import yaml
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -439,6 +440,9 @@ def test_the_rules_are_right_and_fire():
     for arguments in (["check", "rules", str(RULES)], ["test", "rules", str(TESTED_RULES)]):
         checked = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=60)
         assert checked.returncode == 0, checked.stdout + checked.stderr
+    rules = {rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+    asked = [asked for test in yaml.safe_load(TESTED_RULES.read_text())["tests"] for asked in test["alert_rule_test"]]
+    assert {one["alertname"] for one in asked if one["exp_alerts"]} == rules, "each is seen to fire"
 
 
 @pytest.mark.parametrize("file", [RULES, DASHBOARD], ids=["rules", "dashboard"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alphavel.websocket.channels import name_error
+from alphavel.websocket.channels import POISON, name_error
 from alphavel.websocket.protocols import ErrorCode
 
 if TYPE_CHECKING:
@@ -38,8 +38,11 @@ def good_name(connection: Connection, name: Any, max_length: int) -> bool:
 
 
 def good_event_name(connection: Connection, event: str, max_length: int) -> bool:
-    """Whether an event's name is short enough; where not, the client is told."""
-    if len(event) <= max_length:
-        return True
-    send_error(connection, ErrorCode.TOO_LONG, f"An event's name has at most {max_length} characters.")
-    return False
+    """Whether something may be the name of an event; where not, the client is told."""
+    if len(event) > max_length:
+        send_error(connection, ErrorCode.TOO_LONG, f"An event's name has at most {max_length} characters.")
+        return False
+    if event == POISON:
+        send_error(connection, ErrorCode.BAD_MESSAGE, f"An event's name cannot be {POISON}.")
+        return False
+    return True

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 logger = get_logger("alphavel.websocket")
 
+_POISONED = f"A user's id cannot be {POISON}."
+
 
 class _RefusedError(Exception):
     """A subscription is refused; the text is for the client."""
@@ -244,6 +246,8 @@ class Subscribing:
             raise _RefusedError(ErrorCode.UNAUTHORIZED, "Unauthorized")
         if kind is not Kind.PRESENCE:
             return None
+        if user.id == POISON:
+            raise _RefusedError(ErrorCode.BAD_MESSAGE, _POISONED)
         member = Member(user.id, grant.info, time.time())
         presence = self._server.settings.presence
         _check_info(member, presence.max_info_size)
@@ -297,9 +301,7 @@ def _user_id_error(user_id: object, max_length: int) -> str | None:
         return "A user's id is a text of at least one character."
     if len(user_id) > max_length:
         return f"A user's id has at most {max_length} characters; this one has {len(user_id)}."
-    if user_id == POISON:
-        return f"A user's id cannot be {POISON}."
-    return None
+    return _POISONED if user_id == POISON else None
 
 
 def _check_name(name: Any, max_length: int) -> None:

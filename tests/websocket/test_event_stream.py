@@ -197,6 +197,7 @@ def test_page_of_another_origin_that_may_connect_may_read(serve, stream):
     one = stream(server.port, headers={"Origin": "https://app.example"})
     assert one.headers["Access-Control-Allow-Origin"] == "https://app.example"
     assert one.headers["Vary"] == "Origin"
+    assert "Access-Control-Allow-Credentials" not in one.headers
 
 
 def test_token_in_the_query_counts(serve, stream):

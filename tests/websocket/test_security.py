@@ -210,16 +210,18 @@ def test_a_body_that_keeps_coming_may_take_its_time(serve):
 )
 def test_a_page_from_elsewhere_gets_neither_a_socket_nor_a_stream_whatever_cookies_come_along(serve, origin):
     """The Origin header is all that tells it from the application's own page: the browser sends the cookies anyway."""
-    server = serve(apps=(app(),))
+    server = serve(lambda server: server.route("/raw")(print), apps=(app(),))
     hijack = {"Origin": origin, "Cookie": "session=of-who-looks-at-it"}
-    with pytest.raises(Refused) as caught:
-        server.connect("/", hijack)
-    assert caught.value.status == 403
+    for path in ("/", "/raw"):
+        with pytest.raises(Refused) as caught:
+            server.connect(path, hijack, greeted=False)
+        assert caught.value.status == 403
     with PusherClient(server.port, headers=hijack, greeted=False) as client:
         assert client.closed().code == 4009
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("GET", "/sse?channels=news", headers=hijack)
-    assert connection.getresponse().status == 403
+    with connection.getresponse() as answer:
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (403, None)
     connection.close()
     assert server.connections.connections == {}
 
@@ -280,6 +282,20 @@ def test_no_key_is_taken_from_where_a_token_says(header):
     assert verifier.verify(token(headers=header)).id == "7", "what it says is not looked at"
     with pytest.raises(AuthenticationError):
         verifier.verify(token(headers=header, key="another secret, as long as it has to be to be one"))
+
+
+def test_no_member_and_no_event_has_a_name_that_is_something_else_to_javascript(serve):
+    """Others may keep by it what they know, in a plain object."""
+
+    def rooms(server):
+        server.channel("presence-room")(lambda user: {})
+
+    server = serve(rooms, secret=SECRET)
+    with server.connect(f"/?token={token('7')}") as client, server.connect(f"/?token={token('__proto__')}") as other:
+        assert client.subscribe("presence-room")["event"] == "subscribed"
+        assert other.subscribe("presence-room")["message"] == "A user's id cannot be __proto__."
+        client.send("broadcast", {"channel": "presence-room", "message": {"event": "__proto__"}})
+        assert client.receive()["message"] == "An event's name cannot be __proto__."
 
 
 def test_a_token_that_demands_what_is_not_understood_is_refused():

@@ -478,8 +478,8 @@ def test_a_forged_old_or_changed_request_is_refused_and_does_nothing(server):
 def test_everything_that_can_be_asked_wants_the_secret(server):
     asked = re.findall(r"^\| `(GET|POST) (/apps/\S+)` \|", (ROOT / "docs/http-api.md").read_text(), re.MULTILINE)
     assert len(asked) > 8
-    for method, path in asked:
-        path = path.format(id=1, name="a", user="7")
+    for method, pattern in asked:
+        path = pattern.format(id=1, name="a", user="7")
         body = {} if method == "POST" else None
         assert request(server, method, path, body, secret="wrong")[0] == 401
         assert request(server, method, path, body)[0] in (200, 400), "and there is such a thing"

@@ -50,14 +50,17 @@ class Admission(NamedTuple):
     first: Command | None = None
 
 
-def is_upgrade(environ: Mapping[str, Any]) -> bool:
-    """Whether a request asks for a WebSocket, well or badly."""
-    return str(environ.get("HTTP_UPGRADE", "")).lower() == "websocket"
-
-
-def serves(server: WebSocketServer, path: str) -> bool:
-    """Whether a path is Alphavel's, Pusher's or a raw route of the application."""
+def asks_for_websocket(server: WebSocketServer, environ: Mapping[str, Any]) -> bool:
+    """Whether a request is for a WebSocket of ours, or for what can be nothing else and is to be told so."""
+    path = environ["PATH_INFO"]
+    if not _is_upgrade(environ):
+        return pusher_entrance.names_app(server, path)
     return path == server.settings.path or path in server.hooks.routes or pusher_entrance.leads_here(server, path)
+
+
+def _is_upgrade(environ: Mapping[str, Any]) -> bool:
+    # A proxy that was not told to pass on `Upgrade` does pass on the key.
+    return str(environ.get("HTTP_UPGRADE", "")).lower() == "websocket" or "HTTP_SEC_WEBSOCKET_KEY" in environ
 
 
 def admit(server: WebSocketServer, environ: Mapping[str, Any]) -> Admission:

@@ -82,12 +82,6 @@ class Handshake:
         """
         if environ.get("REQUEST_METHOD") != "GET":
             raise HandshakeError(405, "A WebSocket handshake is a GET request.", [("Allow", "GET")])
-        if environ.get("SERVER_PROTOCOL") in ("HTTP/1.0", "HTTP/0.9"):
-            raise HandshakeError(400, "A WebSocket handshake needs HTTP/1.1.")
-        if not environ.get("HTTP_HOST"):
-            raise HandshakeError(400, "A WebSocket handshake names its host in a Host header.")
-        if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or environ.get("HTTP_TRANSFER_ENCODING"):
-            raise HandshakeError(400, "A WebSocket handshake has no body.")
         if "websocket" not in _words(environ, "HTTP_UPGRADE") or "upgrade" not in _words(environ, "HTTP_CONNECTION"):
             raise HandshakeError(
                 426,
@@ -95,6 +89,12 @@ class Handshake:
                 "Upgrade and Connection.",
                 [("Upgrade", "websocket"), ("Connection", "Upgrade")],
             )
+        if environ.get("SERVER_PROTOCOL") in ("HTTP/1.0", "HTTP/0.9"):
+            raise HandshakeError(400, "A WebSocket handshake needs HTTP/1.1.")
+        if not environ.get("HTTP_HOST"):
+            raise HandshakeError(400, "A WebSocket handshake names its host in a Host header.")
+        if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or environ.get("HTTP_TRANSFER_ENCODING"):
+            raise HandshakeError(400, "A WebSocket handshake has no body.")
         if environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != VERSION:
             raise HandshakeError(426, f"Only WebSocket version {VERSION} is spoken here.", [("Sec-WebSocket-Version", VERSION)])
         key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()

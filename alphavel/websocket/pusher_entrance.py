@@ -51,6 +51,11 @@ def leads_here(server: WebSocketServer, path: str) -> bool:
     return path.startswith(PREFIX) and server.apps.any_key
 
 
+def names_app(server: WebSocketServer, path: str) -> bool:
+    """Whether a path is that of an app's clients, so that no page of the application's own can be meant."""
+    return path.startswith(PREFIX) and server.apps.with_key(path[len(PREFIX) :]) is not None
+
+
 def enter(server: WebSocketServer, environ: Mapping[str, Any], path: str) -> Entrance:
     """
     Decide about a client.

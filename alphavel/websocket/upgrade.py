@@ -23,7 +23,7 @@ from gevent.pywsgi import Input, WSGIHandler
 
 from alphavel.foundation import container
 from alphavel.websocket import api, event_stream
-from alphavel.websocket.admission import admit, is_upgrade, serves
+from alphavel.websocket.admission import admit, asks_for_websocket
 from alphavel.websocket.handshake import HandshakeError
 from alphavel.websocket.http_server import HttpServer
 from alphavel.websocket.logs import get_logger, mask
@@ -219,7 +219,7 @@ class Upgrades:
         """Take a request for one of the server's own paths; leave everything else to the application."""
         environ = self.environ
         server = self.websocket_server()
-        if is_upgrade(environ) and serves(server, environ["PATH_INFO"]):
+        if asks_for_websocket(server, environ):
             self._upgrade(server, admit, "101 Switching Protocols")
         elif event_stream.takes(server, environ):
             self._upgrade(server, event_stream.admit, "200 OK")

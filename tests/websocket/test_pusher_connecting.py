@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import socket
 import zlib
 
 import pytest
@@ -178,6 +179,58 @@ def test_a_bad_handshake_is_answered_in_http(serve):
     assert refused.value.status == 426
 
 
+@pytest.fixture
+def under_pywsgi():
+    """A server whose blueprint meets what gevent's plain HTTP server accepts."""
+    server = WebSocketServer(settings(apps=(app(),)))
+    flask_app = Flask("shop")
+    flask_app.register_blueprint(blueprint)
+    container().instance("websocket", server)
+    http = WSGIServer(("127.0.0.1", 0), flask_app, log=None)
+    http.start()
+    server.port = http.server_port
+    yield server
+    server.stop(timeout=0.5)
+    http.stop(timeout=0.5)
+    container().forget("websocket")
+
+
+@pytest.fixture(params=["own server", "blueprint"])
+def any_door(request):
+    """The port of a server with an app, on each way by which a request comes in."""
+    if request.param == "blueprint":
+        return request.getfixturevalue("under_pywsgi").port
+    return request.getfixturevalue("serve")(apps=(app(),)).port
+
+
+def asked(port, path, method="GET", version="HTTP/1.1", **headers):
+    """The status and body that a plain HTTP request gets."""
+    fields = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        sock.sendall(f"{method} {path} {version}\r\nHost: shop\r\nConnection: close\r\n{fields}\r\n".encode())
+        answer = b"".join(iter(lambda: sock.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+def test_who_asks_for_no_websocket_is_told_what_this_address_speaks(any_door):
+    port = any_door
+    # What nginx sends that was not told to pass on `Upgrade`: of HTTP 1.0, and with all else of the handshake.
+    dropped = {"Sec_WebSocket_Key": "AAECAwQFBgcICQoLDA0ODw==", "Sec_WebSocket_Version": "13"}
+    for version in ("HTTP/1.1", "HTTP/1.0"):
+        for path, headers in (
+            (f"/app/{KEY}", {}),
+            (f"/app/{KEY}?protocol=7", dropped),
+            ("/app/nobody", dropped),
+            ("/", dropped),
+        ):
+            status, text = asked(port, path, version=version, **headers)
+            assert (status, "have it pass on the headers Upgrade" in text) == (426, True), path
+    assert asked(port, f"/app/{KEY}", "POST")[0] == 405
+    for path in ("/app/nobody", f"/app/{KEY}/more", "/app/", "/"):  # pages of the application's own
+        assert asked(port, path)[0] == 404
+
+
 def test_who_is_refused_never_opens_and_never_closes_for_the_application(serve):
     happened = []
 
@@ -264,22 +317,10 @@ def test_pushers_clients_of_an_app_that_is_disabled_are_closed_with_4003(serve):
         PusherClient(server.port).close()
 
 
-def test_under_plain_pywsgi_the_blueprint_tells_clients_by_close_codes_too():
-    server = WebSocketServer(settings(apps=(app(),)))
-    flask_app = Flask("shop")
-    flask_app.register_blueprint(blueprint)
-    container().instance("websocket", server)
-    http = WSGIServer(("127.0.0.1", 0), flask_app, log=None)
-    http.start()
-    server.port = http.server_port
-    try:
-        assert told(server, "/app/nobody?protocol=7")[0] == 4001
-        with PusherClient(server.port) as client:
-            assert client.join("news")["event"] == "pusher_internal:subscription_succeeded"
-    finally:
-        server.stop(timeout=0.5)
-        http.stop(timeout=0.5)
-        container().forget("websocket")
+def test_under_plain_pywsgi_the_blueprint_tells_clients_by_close_codes_too(under_pywsgi):
+    assert told(under_pywsgi, "/app/nobody?protocol=7")[0] == 4001
+    with PusherClient(under_pywsgi.port) as client:
+        assert client.join("news")["event"] == "pusher_internal:subscription_succeeded"
 
 
 def test_compression_is_agreed_on_and_refusals_go_without(serve):

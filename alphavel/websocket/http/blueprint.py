@@ -62,12 +62,10 @@ def _take_upgrades() -> Response | None:
     if WebSocket.sends_only:
         return None
     # Here, because it imports gevent, which a process that only sends need not have.
-    from alphavel.websocket.http.upgrades import connect, serves, stream
+    from alphavel.websocket.http.upgrades import asks_for_websocket, connect, stream
 
-    if request.environ.get("HTTP_UPGRADE", "").lower() != "websocket":
-        return stream()
     lost = "wsgi.websocket" in request.environ and request.routing_exception is not None
-    return connect() if lost or serves(WebSocket, request.environ["PATH_INFO"]) else None
+    return connect() if lost or asks_for_websocket(WebSocket, request.environ) else stream()
 
 
 @blueprint.before_app_request

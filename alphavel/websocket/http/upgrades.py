@@ -12,14 +12,14 @@ from typing import Any
 from flask import Response, request
 
 from alphavel.websocket import event_stream
-from alphavel.websocket.admission import Admission, admit, serves
+from alphavel.websocket.admission import Admission, admit, asks_for_websocket
 from alphavel.websocket.errors import NOT_PATCHED
 from alphavel.websocket.facade import WebSocket
 from alphavel.websocket.frames import close_frame
 from alphavel.websocket.handshake import HandshakeError
 from alphavel.websocket.upgrade import hand_over, has_socket, mask_secrets, take_socket
 
-__all__ = ["connect", "serves", "stream"]
+__all__ = ["asks_for_websocket", "connect", "stream"]
 
 _NO_SOCKET = (
     "This HTTP server cannot hand sockets over. Serve with alpha websocket:serve, gevent's pywsgi or "

@@ -324,6 +324,30 @@ def test_what_cannot_be_told_before_the_server_stops_is_counted(told, receiver):
     assert told.counters.webhooks_dropped == 2
 
 
+def test_a_receiver_that_is_down_does_not_hold_up_a_server_that_stops(told, receiver, monkeypatch):
+    monkeypatch.setattr(delivery, "_FIRST_PAUSE_S", 1000.0)
+    monkeypatch.setattr(delivery, "_MAX_PAUSE_S", 100.0)
+    receiver.answers = [503] * 3
+    told.emit("channel_occupied", channel="a")
+    wait_until(lambda: told.counters.webhooks_failed)
+    told.emit("channel_occupied", channel="b")
+    told.stop(timeout=30)
+    assert (receiver.answers, told.counters.webhooks_dropped) == ([503], 2)
+
+
+def test_what_could_not_be_told_is_tried_once_more_before_the_server_stops(told, receiver, monkeypatch):
+    monkeypatch.setattr(delivery, "_FIRST_PAUSE_S", 1000.0)
+    monkeypatch.setattr(delivery, "_MAX_PAUSE_S", 100.0)
+    receiver.answers = [503]
+    told.emit("channel_occupied", channel="a")
+    wait_until(lambda: told.counters.webhooks_failed)
+    told.emit("channel_occupied", channel="b")
+    told.stop(timeout=30)
+    assert (names(receiver.events)[1:], told.counters.webhooks_dropped) == (
+        [("channel_occupied", "a", None), ("channel_occupied", "b", None)], 0,
+    )  # fmt: skip
+
+
 def test_settings_taken_anew_keep_what_waits(told, receiver):
     receiver.gate.clear()
     told.emit("channel_occupied", channel="a")

@@ -134,7 +134,7 @@ class Webhooks:
             receiver.tell(event, payload)
 
     def stop(self, timeout: float) -> None:
-        """Tell what waits, in so many seconds at most, then no more."""
+        """Tell what waits to those who take it, in so many seconds at most, then no more."""
         deadline = time.monotonic() + timeout
         for receiver in self._receivers.values():
             receiver.finish()
@@ -154,7 +154,7 @@ class Receiver:
         self._counters = counters
         self._http: Any = None
         self._wake = Event()
-        self._finishing = False
+        self._finishing = Event()
         self._on_the_way = 0
         self._greenlet: gevent.Greenlet | None = None
 
@@ -180,8 +180,8 @@ class Receiver:
         self._wake.set()
 
     def finish(self) -> None:
-        """Deliver what waits without holding anything back."""
-        self._finishing = True
+        """Deliver what waits without holding anything back, until an attempt fails: one that is down is not waited for."""
+        self._finishing.set()
         self._wake.set()
 
     def stop(self, timeout: float) -> None:
@@ -189,7 +189,8 @@ class Receiver:
         if self._greenlet is not None:
             self._greenlet.join(max(0.0, timeout))
             self._greenlet.kill()
-            self._greenlet, self._finishing = None, False
+            self._greenlet = None
+        self._finishing.clear()
         lost = len(self.queue) + self._on_the_way
         if lost:
             self._drop(lost, "the server stopped")
@@ -201,7 +202,8 @@ class Receiver:
             # Nothing switches between these two: what is put later wakes us.
             self._wake.clear()
             wait = self.queue.wait(time.monotonic())
-            if self._finishing:
+            finishing = self._finishing.is_set()
+            if finishing:
                 if wait is None:
                     return
             elif wait != 0.0:
@@ -209,16 +211,17 @@ class Receiver:
                 continue
             else:
                 gevent.sleep(_BURST_S)
-            events = self.queue.take(self._settings.max_events, time.monotonic(), self._finishing)
+            events = self.queue.take(self._settings.max_events, time.monotonic(), finishing)
             self._on_the_way = len(events)
             try:
-                if events:
-                    self._deliver(events)
+                if events and not self._deliver(events):
+                    return
             except Exception as error:  # noqa: BLE001 (whatever it is, what comes next must be told)
                 self._drop(len(events), f"they cannot be told: {error!r}")
             self._on_the_way = 0
 
-    def _deliver(self, events: list[dict[str, Any]]) -> None:
+    def _deliver(self, events: list[dict[str, Any]]) -> bool:
+        """Tell some events; return whether to go on with what comes next."""
         body = orjson.dumps({"time_ms": int(time.time() * 1000), "events": events})
         started, failures = time.monotonic(), 0
         while True:
@@ -226,16 +229,19 @@ class Receiver:
                 self._attempt(body)
             except Exception as error:  # noqa: BLE001 (a breaker may raise errors of its own)
                 self._counters.webhooks_failed += 1
+                if self._finishing.is_set():
+                    logger.warning("Webhook to %s failed, and is not tried again: %s", self._place, error)
+                    return False  # `stop` counts what is left
                 pause = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311
                 failures += 1
                 if time.monotonic() + pause - started > _RETRY_FOR_S:
                     self._drop(len(events), f"it did not take them: {error}")
-                    return
+                    return True
                 logger.warning("Webhook to %s failed, trying again in %.1f s: %s", self._place, pause, error)
-                gevent.sleep(pause)
+                self._finishing.wait(pause)
             else:
                 self._counters.webhooks_delivered += len(events)
-                return
+                return True
 
     def _attempt(self, body: bytes) -> None:
         delivered = False

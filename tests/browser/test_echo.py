@@ -47,7 +47,9 @@ EXPECTED = {
     "wrong_key": ([["disconnected"]], ["disconnected"], [4001]),
     "over_the_limit": (["refused"], ["connected", "disconnected"], [4004]),
     "full_room": (
-        [{"type": "LimitReached", "error": "The channel takes at most 2 members.", "status": 429}], ["connected"] * 3, []
+        [{"type": "LimitReached", "error": "The channel takes at most 2 members.", "status": 429}, "room for another"],
+        ["connected"] * 3,
+        [],
     ),
     "recover": ([[1, 2, 3, 4], "lost", 25, {}], ["connected"] * 2, []),
     "reconnect": (["ready", [[{"after": "the restart"}], [[ANN], [ANN]], True, "connected", False], True], ["connected"], []),

@@ -208,11 +208,19 @@ const scenarios = {
     say(second ?? "refused");
   },
 
-  async full_room({ echo, subscribed, say }) {
-    await subscribed(echo("ann").join("room"));
-    await subscribed(echo("bob").join("room"));
+  async full_room({ echo, once, subscribed, say }) {
+    const [ann, bob] = [echo("ann").join("room"), echo("bob")];
+    await subscribed(ann);
+    await subscribed(bob.join("room"));
     const third = echo("cy").join("room");
     say(await new Promise((resolve) => third.error((error) => resolve(error))));
+    const left = once(ann.subscription, "pusher:member_removed");
+    bob.leave("room");
+    await left;
+    third.subscription.subscriptionPending = false; // or pusher-js goes on waiting for an answer
+    third.subscribe();
+    await subscribed(third);
+    say("room for another");
   },
 
   async recover({ recover, echo, pusher, push, subscribed, until, say }) {

@@ -21,6 +21,8 @@ def page() -> Response:
 def say(room: int) -> tuple[str, int]:
     """`{"name": "Ada", "text": "hi"}`"""
     said = request.get_json()
+    if not isinstance(said, dict):
+        abort(400, "Expected a JSON object.")
     name, text = str(said.get("name", "")).strip(), str(said.get("text", "")).strip()
     if not 1 <= len(name) <= 40 or not 1 <= len(text) <= 1000:
         abort(400, "A name has 1 to 40 characters, a text 1 to 1000.")

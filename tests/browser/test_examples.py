@@ -57,7 +57,8 @@ def test_chat_shows_what_is_said_and_what_was_said_before(example, open_page):
     for page in (ann, bob):
         page.find("li", "cURL: hello")
         assert texts(page) == ["Ann: first", "Ann: <b>second</b>", "cURL: hello"]
-    assert ask(f"{server.url}rooms/1/messages", {"name": "", "text": "hello"})[0] == 400
+    for nonsense in ({"name": "", "text": "hello"}, ["hello"], "hello"):
+        assert ask(f"{server.url}rooms/1/messages", nonsense)[0] == 400
     assert ann.errors() == bob.errors() == []
 
 

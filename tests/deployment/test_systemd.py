@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -62,6 +63,14 @@ def test_the_server_starts_from_its_socket_and_serves_under_what_the_unit_forbid
                 in run(python(), HARDENED, str(units[".service"]), python(), "-c", "import os; os.chroot('/')").stderr
             )
         assert program.stop() == 0
+
+
+def test_the_log_file_of_the_documentation_is_in_the_folder_that_the_unit_makes(site):
+    """Everything else on the disk is read-only for it."""
+    file = re.search(r"(?m)^  file: (\S+)$", (ROOT / "docs/logging.md").read_text())[1]
+    unit = installed(site)[".service"]
+    assert value(unit, "ProtectSystem") == "strict"
+    assert os.path.dirname(file) == f"/var/log/{value(unit, 'LogsDirectory')}"
 
 
 def _passed_on(site):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import http.server
 import json
 import os
 import socket
+import threading
 
+import jwt
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from alphavel.foundation import doctor
 from alphavel.foundation.checks import Level, good, warning, writable, wrong
@@ -163,6 +167,34 @@ def test_redis_that_is_there_and_redis_that_is_not(examined):
     assert {finding["package"] for finding in findings if finding["level"] == "error"} == {
         "alphavel.websocket", "alphavel.circuit_breaker",
     }  # fmt: skip
+
+
+def test_whether_there_are_keys_where_the_issuer_is_said_to_publish_them(examined):
+    key = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()))
+    published = [json.dumps({"keys": [{**key, "kid": "a"}]})]
+
+    class Issuer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(published[-1].encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Issuer) as issuer:
+        threading.Thread(target=issuer.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{issuer.server_port}/keys.json"
+        code, findings = examined({"host": "127.0.0.1", "port": free_port(), "auth": {"jwks_url": url}})
+        assert code == 0
+        found(findings, "ok", "Keys at auth.jwks_url: 1.")
+        for nonsense in ("<title>Sign in</title>", '{"keys": []}', "[]"):
+            published.append(nonsense)
+            code, findings = examined()
+            assert code == 1
+            found(findings, "error", "There are no keys at auth.jwks_url")
+        issuer.shutdown()
+    found(examined()[1], "error", "There are no keys at auth.jwks_url")
 
 
 def test_a_process_that_only_sends_is_checked_as_one(examined):

@@ -103,6 +103,11 @@ def test_a_token_is_shown_where_the_server_asks_for_one(start, bench):
     assert bench(f"ws://127.0.0.1:{port}/", *quick(connections=3), ALPHAVEL_BENCH_TOKEN=token)[0] == 0
 
 
+def test_where_there_is_nothing_at_the_path(start, bench):
+    code, found = bench(f"ws://127.0.0.1:{start().port}/app/nobodys-key", *quick())
+    assert (code, found["reasons"]) == (1, {"The handshake was answered 404 NOT FOUND": 1})
+
+
 def test_connections_from_several_addresses(start, bench):
     sources = ["--source", "127.0.0.2", "--source", "127.0.0.3"]
     assert bench(f"ws://127.0.0.1:{start().port}/", *quick(connections=4), *sources)[0] == 0

@@ -179,9 +179,10 @@ class Client:
         self._buffer = bytearray(rest)
         status, *fields = head.decode("latin-1").split("\r\n")
         if status.split(" ")[1:2] != ["101"]:
-            raise BenchError(
-                f"The handshake was answered {status.partition(' ')[2]}: {rest[:200].decode(errors='replace').strip()}"
-            )
+            said = (
+                f": {rest[:200].decode(errors='replace').strip()}" if b"text/plain" in head.lower() else ""
+            )  # a page says no more
+            raise BenchError(f"The handshake was answered {status.partition(' ')[2]}{said}")
         answered = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
         if answered.get("sec-websocket-accept") != accept_value(key):
             raise BenchError("The handshake was not answered by a WebSocket server.")

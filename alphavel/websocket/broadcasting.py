@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from alphavel.websocket.auth.signatures import is_socket_id
 from alphavel.websocket.protocols import Message
 from alphavel.websocket.protocols.messages import Delivery
 
@@ -89,9 +90,11 @@ class Broadcast:
         self._excluded = excluded
 
     def except_(self, socket_ids: str | Iterable[str]) -> Broadcast:
-        """Leave out the connections with these socket ids; unknown ones are ignored."""
+        """Leave out the connections with these socket ids; unknown ones are ignored, and what can be none."""
         ids = (socket_ids,) if isinstance(socket_ids, str) else socket_ids
-        return Broadcast(self._broadcaster, self._channels, self._users, self._everybody, self._excluded.union(ids))
+        # A page that is not connected yet sends `X-Socket-ID: undefined`, which a server's HTTP API would refuse.
+        excluded = self._excluded.union(filter(is_socket_id, ids))
+        return Broadcast(self._broadcaster, self._channels, self._users, self._everybody, excluded)
 
     def to_others(self) -> Broadcast:
         """

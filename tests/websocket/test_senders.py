@@ -89,7 +89,7 @@ say(WebSocket.to_channels(["a", "b"]).push({"event": "App\\Events\\OrderShipped"
 say(WebSocket.to_user(7).push({"event": "to 7", "data": None}))
 say(WebSocket.to_users([7, "8"]).push({"event": "to 7 and 8"}))
 say(WebSocket.to_all().push({"event": "to all", "data": 1.5}))
-say(WebSocket.to_channel("a").except_([EIGHT]).push({"event": "but 8"}))
+say(WebSocket.to_channel("a").except_([EIGHT, "undefined", None]).push({"event": "but 8"}))
 say(WebSocket.to_channel("a").except_([SEVEN, EIGHT]).push({"event": "nobody"}))
 say(WebSocket.app(2).to_channel("a").push({"event": "other app"}))
 say(WebSocket.to_channel("a").to_others().push({"event": "end"}))

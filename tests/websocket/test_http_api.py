@@ -294,8 +294,8 @@ def test_the_path_may_be_signed_before_or_after_it_is_escaped(server, escaped):
 
 
 def test_a_user_id_may_be_any_text(server):
-    with server.connect("/", bearer("häns müller@example.com")) as client:
-        assert request(server, "POST", "/apps/1/users/häns müller@example.com/terminate_connections", {})[0] == 200
+    with server.connect("/", bearer("shop/häns müller@example.com")) as client:
+        assert request(server, "POST", "/apps/1/users/shop/häns müller@example.com/terminate_connections", {})[0] == 200
         assert client.closed().code == 4009
 
 

@@ -26,7 +26,7 @@ logger = get_logger("alphavel.websocket")
 
 _PATH = re.compile(
     r"(?:/apps/(?P<app>[^/]+))?/(?:(?P<collection>events|batch_events|channels|reauthorize|revoke)"
-    r"|channels/(?P<channel>[^/]+)(?P<of>/users|/history)?|users/(?P<user>[^/]+)/terminate_connections)"
+    r"|channels/(?P<channel>[^/]+)(?P<of>/users|/history)?|users/(?P<user>.+)/terminate_connections)"
 )
 _MAX_PARAMETERS = 50
 _MAX_PATTERN = 200

@@ -293,15 +293,20 @@ class Apps:
         """Whether Pusher clients can connect at all."""
         return bool(self._by_key)
 
-    def check(self, settings: WebSocketSettings) -> None:
+    def check(self, settings: WebSocketSettings, several: bool = False) -> None:
         """
         Check that apps can be taken from settings.
+
+        Args:
+            settings: The settings.
+            several: Whether this is about to be one of several workers.
 
         Raises:
             ConfigurationError: One lacks its id, key or secret, two share one, the first changes while the server runs, or a
                 history is larger than what a client may have waiting.
         """
-        many = settings.options.workers > 1 and settings.broadcasting.driver == "memory"
+        several = several or settings.options.workers > 1 or self._server.siblings is not None
+        many = several and settings.broadcasting.driver == "memory"
         for pattern, channel in settings.channels.items():
             if many and channel.history.size:
                 raise ConfigurationError(

@@ -285,8 +285,12 @@ class WebSocketServer(Registration, Broadcaster):
         """
         Be one of several workers of a server, who meet in a folder. To be called before `start`. With the driver redis there is
         no need: every worker is a node of the fleet by itself.
+
+        Raises:
+            ConfigurationError: The settings ask for what one worker alone can do.
         """
         if self.settings.broadcasting.driver == "memory":
+            self.apps.check(self.settings, several=True)  # of gunicorn's workers that was not known before
             self.siblings, bus = on_this_machine(self, folder)
             self.relay.carry(bus)
 
@@ -297,6 +301,7 @@ class WebSocketServer(Registration, Broadcaster):
 
         Raises:
             ControlError: The folder for sockets cannot be used.
+            ConfigurationError: See `join`.
         """
         self._folder = WorkersFolder(parent)  # kept, and so its lock, for as long as this worker lives
         self.join(self._folder.path)

@@ -9,13 +9,14 @@ import gevent
 import pytest
 
 from alphavel.foundation.errors import ConfigurationError
+from alphavel.websocket import WebSocketServer
 from alphavel.websocket.channels import history
 from alphavel.websocket.channels.history import Histories, Position
 from alphavel.websocket.channels.keys import Keys
 from alphavel.websocket.protocols import Message
 from alphavel.websocket.settings import ChannelSettings, HistorySettings
 from tests.support import nothing_switches, python, run, wait_until
-from tests.websocket.conftest import SECRET
+from tests.websocket.conftest import SECRET, settings
 from tests.websocket.pusher import PusherClient, app, succeeded
 from tests.websocket.tokens import token
 
@@ -609,6 +610,14 @@ def test_history_that_does_not_fit_into_an_outbox_is_refused_at_the_start(serve)
     channels = {"chat.*": ChannelSettings(HistorySettings(size=10, max_bytes=2**20))}
     with pytest.raises(ConfigurationError, match="max_outbox"):
         serve(channels=channels, max_outbox=2**20)
+
+
+def test_a_history_that_only_redis_can_keep_is_refused_by_several_workers(tmp_path):
+    with pytest.raises(ConfigurationError, match="Redis keeps the histories"):
+        WebSocketServer(settings(channels=KEEPING, workers=2))
+    one_of_gunicorns = WebSocketServer(settings(channels=KEEPING))
+    with pytest.raises(ConfigurationError, match="Redis keeps the histories"):
+        one_of_gunicorns.join(tmp_path)
 
 
 def test_nothing_switches_while_a_subscriber_is_given_what_it_missed(serve):

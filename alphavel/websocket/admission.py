@@ -93,7 +93,7 @@ def _admit(server: WebSocketServer, environ: Mapping[str, Any], path: str) -> Ad
     check_address(server, environ)
     if pusher_entrance.leads_here(server, path) and path not in server.hooks.routes:
         return _admit_pusher(server, environ, path)
-    room = room_for_connections()
+    room = room_for_connections(server.settings.options.max_connections)
     check_capacity(server, room)
     handshake = Handshake.from_environ(environ)
     protocol, auth = _route(server, path, environ.get("QUERY_STRING", ""))
@@ -133,7 +133,7 @@ def check_origin(server: WebSocketServer, environ: Mapping[str, Any]) -> None:
         raise HandshakeError(403, "This page's origin may not connect; see allowed_origins in config/websocket.yaml.")
 
 
-def check_capacity(server: WebSocketServer, room: int | None) -> None:
+def check_capacity(server: WebSocketServer, room: int) -> None:
     """
     Raise HandshakeError where there is no room for one more connection.
 
@@ -143,9 +143,8 @@ def check_capacity(server: WebSocketServer, room: int | None) -> None:
     """
     if server.is_draining:
         raise HandshakeError(503, "The server is stopping.", [("Retry-After", _RETRY_AFTER_S)], reason="stopping")
-    sockets = server.reactor.sockets
     # Past the limit of open files the kernel would let newcomers wait without a word.
-    if sockets >= server.settings.options.max_connections or (room is not None and sockets >= room):
+    if server.reactor.sockets >= room:
         raise HandshakeError(503, "The server is full.", [("Retry-After", _RETRY_AFTER_S)])
 
 
@@ -156,7 +155,7 @@ def check_address(server: WebSocketServer, environ: Mapping[str, Any]) -> None:
     server.addresses.check_open(address)
 
 
-def check_again(server: WebSocketServer, environ: Mapping[str, Any], room: int | None, user: User | None) -> None:
+def check_again(server: WebSocketServer, environ: Mapping[str, Any], room: int, user: User | None) -> None:
     """Raise HandshakeError where there is no room any more: checking a token may have taken its time."""
     check_capacity(server, room)
     server.addresses.check_open(environ.get("REMOTE_ADDR", ""))

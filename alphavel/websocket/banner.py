@@ -28,9 +28,7 @@ def banner(server: WebSocketServer) -> str:
 def _rows(server: WebSocketServer) -> list[tuple[str, str]]:
     settings = server.settings
     auth = "on, anonymous clients on public channels" if settings.auth.anonymous else "on"
-    room = room_for_connections()
-    limit = settings.options.max_connections
-    held = limit if room is None else min(limit, room)
+    held = room_for_connections(settings.options.max_connections)
     return [
         ("listening", ", ".join(server.listening)),
         ("pusher", ", ".join(f"/app/{app.key}" for app in server.apps if app.key)),

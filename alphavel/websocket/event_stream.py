@@ -54,7 +54,7 @@ def admit(server: WebSocketServer, environ: Mapping[str, Any]) -> Admission:
     """
     with refusals_told(server, environ):
         check_address(server, environ)
-        room = room_for_connections()
+        room = room_for_connections(server.settings.options.max_connections)
         check_capacity(server, room)
         command = _read(server, environ)
         check_origin(server, environ)

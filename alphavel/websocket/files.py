@@ -32,7 +32,16 @@ def raise_file_limit(max_connections: int) -> str | None:
     )
 
 
-def room_for_connections() -> int | None:
-    """Return how many connections the limit leaves room for, at least 1; None where there is no limit."""
+def room_for_connections(wanted: int) -> int:
+    """Return how many of the connections that are wanted the limit leaves room for, at least 1."""
+    return _at_most(wanted, SPARE_FILES)
+
+
+def room_for_handshakes(wanted: int, connections: int) -> int:
+    """Return how many unfinished handshakes the limit leaves room for beside so many connections, at least 1."""
+    return _at_most(wanted, connections + SPARE_FILES // 2)
+
+
+def _at_most(wanted: int, taken: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else max(1, soft - SPARE_FILES)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - taken))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,6 +11,7 @@ import gevent
 from gevent.pywsgi import WSGIServer
 
 from alphavel.foundation import container
+from alphavel.websocket.files import room_for_handshakes
 from alphavel.websocket.logs import get_logger
 from alphavel.websocket.proxy_protocol import ProxyProtocolError, read_header
 
@@ -19,8 +21,15 @@ if TYPE_CHECKING:
 logger = get_logger("alphavel.http")
 
 
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
 _PAUSE_S = 0.005
+_NO_FILE_S = 0.1
 _PATIENCE = 0.1  # of handshake_timeout: so long newcomers wait for those before them, until the oldest of these has to go
+
+
+def most_pending(server: WebSocketServer) -> int:
+    """How many may be about to shake hands: what the settings say, where as many files may be opened."""
+    return room_for_handshakes(server.settings.options.max_pending_handshakes, server.reactor.sockets)
 
 
 class HttpServer(WSGIServer):  # type: ignore[misc]
@@ -54,7 +63,14 @@ class HttpServer(WSGIServer):  # type: ignore[misc]
         if self._is_crowded():
             self.pause(_PAUSE_S)
             return None
-        accepted = super().do_read()
+        try:
+            accepted = super().do_read()
+        except OSError as error:
+            if error.errno not in _NO_FILES:
+                raise
+            logger.error("Nobody can be accepted until a file is closed: %s", error.strerror)
+            self.pause(_NO_FILE_S)
+            return None
         if accepted is not None:
             self._accepted += 1
         return accepted
@@ -66,11 +82,12 @@ class HttpServer(WSGIServer):  # type: ignore[misc]
         self._timer.start(self._start_accepting_if_started)
 
     def _is_crowded(self) -> bool:
-        options = self.websocket_server().settings.options
+        server = self.websocket_server()
         pending = self._shaking_hands if self.ssl_enabled else self.waiting_for_headers
-        if len(pending) + self._accepted < options.max_pending_handshakes:
+        if len(pending) + self._accepted < most_pending(server):
             return False
-        return not pending or time.monotonic() - next(iter(pending.values())) < _PATIENCE * options.handshake_timeout
+        patience = _PATIENCE * server.settings.options.handshake_timeout
+        return not pending or time.monotonic() - next(iter(pending.values())) < patience
 
     def handle(self, sock: Any, address: Any) -> None:
         """Serve one connection; see gevent."""
@@ -105,8 +122,8 @@ class HttpServer(WSGIServer):  # type: ignore[misc]
 
     def wrap_socket_and_handle(self, sock: Any, address: Any) -> None:
         """Serve one TLS connection; see gevent. A client that does not finish the TLS handshake is let go in silence."""
-        options, pending = self.websocket_server().settings.options, self._shaking_hands
-        if len(pending) >= options.max_pending_handshakes:
+        server, pending = self.websocket_server(), self._shaking_hands
+        if len(pending) >= most_pending(server):
             oldest = next(iter(pending))
             del pending[oldest]
             gevent.kill(oldest, TimeoutError)
@@ -114,7 +131,7 @@ class HttpServer(WSGIServer):  # type: ignore[misc]
         pending[gevent.getcurrent()] = time.monotonic()
         try:
             address = self._client_address(sock, address)
-            with gevent.Timeout(options.handshake_timeout, TimeoutError):
+            with gevent.Timeout(server.settings.options.handshake_timeout, TimeoutError):
                 tls_sock = self.wrap_socket(sock, **self.ssl_args)
         except (OSError, ProxyProtocolError):
             return

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
+from alphavel.websocket.files import room_for_connections
 from alphavel.websocket.handshake import HandshakeError
 from alphavel.websocket.protocols.pusher import VERSIONS
 
@@ -71,7 +72,7 @@ def enter(server: WebSocketServer, environ: Mapping[str, Any], path: str) -> Ent
 
 
 def _check_server(server: WebSocketServer) -> Refusal | None:
-    limit = server.settings.options.max_connections
+    limit = room_for_connections(server.settings.options.max_connections)
     if server.reactor.sockets >= limit + _SPARE:
         raise HandshakeError(503, "The server is full.", [("Retry-After", "5")])
     if server.is_draining:

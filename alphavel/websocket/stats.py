@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from alphavel.websocket.files import room_for_connections
+
 if TYPE_CHECKING:
     from alphavel.websocket.server import WebSocketServer
 
@@ -153,7 +155,7 @@ def snapshot(server: WebSocketServer) -> dict[str, Any]:
         "writer": server.reactor.writer.name if server.is_running else "",
         "uptime": time.monotonic() - server.started_at,
         "connections": sum(len(manager.connections) for manager in managers),
-        "max_connections": server.settings.options.max_connections,
+        "max_connections": room_for_connections(server.settings.options.max_connections),
         "users": sum(len(manager.users) for manager in managers),
         "users_everywhere": sum(len((manager.everywhere or manager).users) for manager in managers),
         "channels": [

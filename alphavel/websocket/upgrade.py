@@ -25,7 +25,7 @@ from alphavel.foundation import container
 from alphavel.websocket import api, event_stream
 from alphavel.websocket.admission import admit, asks_for_websocket
 from alphavel.websocket.handshake import HandshakeError
-from alphavel.websocket.http_server import HttpServer
+from alphavel.websocket.http_server import HttpServer, most_pending
 from alphavel.websocket.logs import get_logger, mask
 from alphavel.websocket.request_body import PatientReader
 from alphavel.websocket.request_head import HeadReader, HeadTooLargeError, check_request_line
@@ -135,14 +135,14 @@ class Upgrades:
 
     def handle_one_request(self) -> Any:
         """Read a request and answer it; see pywsgi."""
-        options = self.websocket_server().settings.options
+        server = self.websocket_server()
         self.environ = None  # behind a proxy, the next request of a connection may be another client's
-        self._deadline = gevent.Timeout.start_new(options.handshake_timeout)
-        self._make_room(options.max_pending_handshakes)
+        self._deadline = gevent.Timeout.start_new(server.settings.options.handshake_timeout)
+        self._make_room(most_pending(server))
         self._pending[self] = time.monotonic()
         try:
             more = super().handle_one_request()  # type: ignore[misc]
-            return None if more is True and self.websocket_server().is_draining else more
+            return None if more is True and server.is_draining else more
         except gevent.Timeout as timeout:
             if timeout is not self._deadline:
                 raise

@@ -20,6 +20,8 @@ from alphavel.websocket.settings import PresenceSettings
 from tests.support import Program, script, wait_until
 from tests.websocket.clients import Client, Closed, Refused
 from tests.websocket.conftest import SECRET
+from tests.websocket.pusher import KEY, PusherClient
+from tests.websocket.pusher import SECRET as APP_SECRET
 from tests.websocket.tokens import bearer
 
 
@@ -36,18 +38,59 @@ def test_over_max_connections_the_handshake_is_answered_with_503_and_retry_after
     clients[0].close()
 
 
-def test_past_the_limit_of_open_files_newcomers_are_answered_with_503_too(tmp_path):
-    """They used to wait for an answer that never came, and each attempt to accept one wrote a traceback."""
+@pytest.fixture
+def small(tmp_path):
+    """A server in a process that may open files for four connections; `.port` is where."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/websocket.yaml").write_text(f"apps: [{{id: 1, key: {KEY}, secret: {APP_SECRET}}}]")
     serve = f"ulimit -n {SPARE_FILES + 4}; exec {script('alpha')} websocket:serve --host 127.0.0.1 --port 0"
-    with Program("sh", "-c", serve, cwd=tmp_path) as program, contextlib.ExitStack() as clients:
-        port = int(re.search(r":(\d+)/", program.wait_for("auth")).group(1))
-        first, *_ = [clients.enter_context(Client(port)) for _ in range(4)]
-        with pytest.raises(Refused) as caught:
-            Client(port)
-        assert caught.value.status == 503
+    with Program("sh", "-c", serve, cwd=tmp_path) as program:
+        program.port = int(re.search(r":(\d+)/", program.wait_for("auth")).group(1))
+        yield program
+        assert "Traceback" not in program.output
+
+
+def test_past_the_limit_of_open_files_newcomers_are_answered_with_503_too(small):
+    """They used to wait for an answer that never came, and each attempt to accept one wrote a traceback."""
+    with contextlib.ExitStack() as clients:
+        first, *_ = [clients.enter_context(Client(small.port)) for _ in range(4)]
+        for _ in range(2 * SPARE_FILES):
+            with pytest.raises(Refused) as caught:
+                Client(small.port)
+            assert caught.value.status == 503
         first.send("ping")
         assert first.receive()["event"] == "pong"
-        assert "Traceback" not in program.output
+
+
+def test_past_the_limit_of_open_files_pushers_clients_are_told_to_come_back(small):
+    """They were let in until no file was left for anybody."""
+    with contextlib.ExitStack() as clients:
+        first, *_ = [clients.enter_context(PusherClient(small.port)) for _ in range(4)]
+        for _ in range(2 * SPARE_FILES):
+            with PusherClient(small.port, greeted=False) as refused:
+                assert refused.closed().code == 4100
+        first.send("pusher:ping", {})
+        assert first.receive()["event"] == "pusher:pong"
+
+
+def test_who_never_finishes_a_request_takes_no_file_that_newcomers_need(small):
+    with contextlib.ExitStack() as slow:
+        for _ in range(4 * SPARE_FILES):
+            slow.enter_context(socket.create_connection(("127.0.0.1", small.port), timeout=30)).sendall(b"GET / HTTP/1.1\r\n")
+        with Client(small.port, timeout_s=60) as client:
+            client.send("ping")
+            assert client.receive()["event"] == "pong"
+
+
+def test_where_no_file_is_left_that_is_said_and_who_waits_gets_in_once_there_is_one(small):
+    with contextlib.ExitStack() as uploads:
+        for _ in range(2 * SPARE_FILES):
+            sock = uploads.enter_context(socket.create_connection(("127.0.0.1", small.port), timeout=30))
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        small.wait_for("Nobody can be accepted until a file is closed: Too many open files")
+    with Client(small.port, timeout_s=60) as client:
+        client.send("ping")
+        assert client.receive()["event"] == "pong"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import psutil
 
 from alphavel.foundation.metrics import Family
 from alphavel.websocket.channels.channel import Kind
+from alphavel.websocket.files import room_for_connections
 from alphavel.websocket.handshake import REASONS as HANDSHAKE_REASONS
 from alphavel.websocket.pusher_entrance import REASONS as PUSHER_REASONS
 from alphavel.websocket.transports.measuring import MeasuringReactor
@@ -44,13 +45,14 @@ def families(server: WebSocketServer) -> list[Family]:
     from alphavel.websocket import __version__
 
     settings, counters = server.settings, server.counters
+    most = room_for_connections(settings.options.max_connections)
     started_at = time.time() - (time.monotonic() - server.started_at)
     info = {"version": __version__, "python": platform.python_version(), "driver": settings.broadcasting.driver}
     found = [
         _gauge("info", "What runs; always 1.").add(1, **info, writer=server.reactor.writer.name),
         _gauge("start_time_seconds", "When this worker started, Unix time.").add(round(started_at, 3)),
         _gauge("draining", "1 while the worker hands its clients over and admits nobody.").add(int(server.is_draining)),
-        _gauge("max_connections", "Connections that this worker admits.").add(settings.options.max_connections),
+        _gauge("max_connections", "Connections that this worker admits.").add(most),
         _by_app(server, "connections", "Open WebSocket connections.", lambda books: len(books.connections)),
         _counter("handshakes_total", "WebSocket handshakes that succeeded.").add(counters.handshakes),
         _reasons("handshake_failures_total", "Handshakes that were refused.", counters.refusals, _REFUSAL_REASONS),

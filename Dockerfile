@@ -35,6 +35,6 @@ EXPOSE 9501
 # SIGTERM: clients are told to come back, requests and handlers finish. Give it longer than options.drain_timeout.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-IS", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"ALPHAVEL_WEBSOCKET_PORT\", 9501)}/health', timeout=4)"]
+    CMD ["python", "-IS", "-c", "import os, ssl, urllib.request as r; e = os.environ.get; r.urlopen(f'http{\"s\" * bool(e(\"ALPHAVEL_TLS_CERT\"))}://127.0.0.1:{e(\"ALPHAVEL_WEBSOCKET_PORT\", 9501)}/health', timeout=4, context=ssl._create_unverified_context())"]
 ENTRYPOINT ["alpha"]
 CMD ["websocket:serve"]

@@ -68,16 +68,20 @@ def test_what_is_copied_into_the_image_is_all_there_and_suffices_to_install(tmp_
         assert name in names
 
 
-def test_the_health_check_knows_a_server_that_serves_from_one_that_does_not(site):
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_health_check_knows_a_server_that_serves_from_one_that_does_not(site, tls):
+    """The certificate is for the server's name, and the check asks by an address."""
+    names = ("ALPHAVEL_TLS_CERT", "ALPHAVEL_TLS_KEY")
+    certificate = dict(zip(names, make_certificate(site.folder), strict=True)) if tls else {}
     words = instructions("HEALTHCHECK")[0]
     command = json.loads(words[words.index("[") :])
 
     def healthy():
-        return run(*command, ALPHAVEL_WEBSOCKET_PORT=str(site.port)).returncode == 0
+        return run(*command, ALPHAVEL_WEBSOCKET_PORT=str(site.port), **certificate).returncode == 0
 
     assert not healthy()
     assert instructions("ENTRYPOINT") == ['["alpha"]']
-    with site.serve(site.port) as server:
+    with site.serve(site.port, **certificate) as server:
         server.wait_for("auth")
         assert healthy()
 

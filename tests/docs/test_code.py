@@ -202,6 +202,12 @@ def test_targets_of_make_are_there(page):
     assert set(named) <= targets
 
 
+def test_contributors_are_told_of_every_suite():
+    suites = re.search(r"^SUITES = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    told = re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "docs/contributing.md").read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(suites)
+
+
 # Names
 
 

@@ -160,6 +160,20 @@ def test_nginx_takes_the_template_with_what_compose_fills_in(site, composed):
     site.run("nginx-stop")
 
 
+def test_what_certbot_keeps_are_files_where_nginx_finds_them(site):
+    """Its folder was to be mounted as it is: links to ../../archive, which is not in the container."""
+    archive, live, tls = (site.folder / name for name in ("archive/shop", "live/shop", "tls"))
+    archive.mkdir(parents=True)
+    live.mkdir(parents=True)
+    names = ("fullchain.pem", "privkey.pem")
+    for path in make_certificate(archive, *names):
+        (live / os.path.basename(path)).symlink_to(f"../../archive/shop/{os.path.basename(path)}")
+    site.run("copy-certificate", ALPHAVEL_TLS=str(tls), RENEWED_LINEAGE=str(live))
+    for name in names:
+        assert not (tls / name).is_symlink()
+        assert (tls / name).read_bytes() == (archive / name).read_bytes()
+
+
 # Kubernetes
 
 

@@ -1,7 +1,8 @@
 """
 Runs a program under what a systemd unit forbids and a process can forbid itself: python hardened.py UNIT PROGRAM …
 
-SystemCallFilter, SystemCallErrorNumber, MemoryDenyWriteExecute, RestrictAddressFamilies and NoNewPrivileges.
+SystemCallFilter, SystemCallErrorNumber, MemoryDenyWriteExecute, RestrictAddressFamilies, NoNewPrivileges, and, where it may
+mount something, ProtectProc and ProcSubset.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 PR_SET_NO_NEW_PRIVS, PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 38, 65, 1
 SCMP_ACT_ALLOW, SCMP_CMP_EQ = 0x7FFF0000, 4
 SCMP_ACT_ERRNO = 0x00050000
@@ -46,6 +48,10 @@ def main() -> None:
     families = [getattr(socket, name) for name in re.search(r"(?m)^RestrictAddressFamilies=(.*)$", unit)[1].split()]
 
     libc, seccomp = ctypes.CDLL(None, use_errno=True), ctypes.CDLL("libseccomp.so.2")
+    if "ProtectProc=invisible" in unit and "ProcSubset=pid" in unit and libc.unshare(CLONE_NEWNS) == 0:
+        assert libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0
+        if libc.mount(b"proc", b"/proc", b"proc", 0, b"subset=pid,hidepid=invisible"):
+            print("this kernel cannot hide parts of /proc", flush=True)
     if "MemoryDenyWriteExecute=true" in unit and libc.prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0):
         print("this kernel knows no PR_SET_MDWE", flush=True)
     seccomp.seccomp_init.restype = ctypes.c_void_p

@@ -44,7 +44,7 @@ def test_the_server_starts_from_its_socket_and_serves_under_what_the_unit_forbid
     # What systemd would do with the two files, without being process 1.
     address = value(units[".socket"], "ListenStream")
     command = value(units[".service"], "ExecStart").replace("${ALPHAVEL_APP}", "shop:app").split()
-    activate = ["systemd-socket-activate", "-l", address, *_passed_on(site)]
+    activate = ["systemd-socket-activate", "-l", address, *_passed_on(site), "--setenv=ALPHAVEL_METRICS=true"]
     with Program(*activate, python(), HARDENED, units[".service"], *command, cwd=site.folder) as program:
         program.wait_for("Listening on")
         with Client(site.port, timeout_s=40.0) as client:
@@ -52,6 +52,8 @@ def test_the_server_starts_from_its_socket_and_serves_under_what_the_unit_forbid
             client.subscribe("chat")
             assert get(f"http://127.0.0.1:{site.port}/push/chat") == (200, '{"queued":1}\n')
             assert client.receive()["event"] == "pushed"
+            status, metrics = get(f"http://127.0.0.1:{site.port}/metrics")  # of the process, too: it sees little of /proc
+            assert (status, "alphavel_websocket_process_resident_memory_bytes" in metrics) == (200, True)
             assert value(units[".service"], "ExecReload") == "/bin/kill -HUP $MAINPID"
             program.process.send_signal(signal.SIGHUP)
             program.wait_for("Configuration reloaded")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 
 import psutil
@@ -11,7 +12,7 @@ import pytest
 from alphavel.websocket.settings import OptionsSettings
 from alphavel.websocket.workers import supervisor as workers
 from tests.deployment.conftest import Clients, get, kill, limit_of_files
-from tests.support import ROOT, wait_until
+from tests.support import ROOT, run, wait_until
 from tests.websocket.clients import Client
 
 
@@ -68,6 +69,15 @@ def test_a_restart_hands_clients_over(site, started):
         assert command.wait(40) == 0
     wait_until(lambda: get(f"http://127.0.0.1:{site.port}/health")[0] == 200, 40)
     assert "Stopped" in site.log("websocket.log")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to somebody else")
+def test_the_folder_in_run_is_there_again_after_a_start_of_the_machine(site):
+    site.run("run-dir", TMPFILES=str(site.folder))
+    folder = site.folder / "run"
+    folder.rmdir()
+    run("systemd-tmpfiles", "--create", str(site.folder / "alphavel.conf"))
+    assert (folder.owner(), folder.stat().st_mode & 0o777) == (site.user, 0o700)
 
 
 def test_several_workers_end_with_their_parent_even_where_it_is_killed(site, started):

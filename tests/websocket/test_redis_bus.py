@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import time
 import urllib.request
 import uuid
 
@@ -395,6 +396,136 @@ def test_servers_that_were_away_one_after_the_other_tell_each_other_what_they_mi
         came_up(one)
         assert [there.receive()["data"] for _ in range(7)] == list(range(5, 12))
     assert two.get_stats()["bus_missed"] == 0
+
+
+# What no other node needs
+
+
+def unneeded(server):
+    return server.get_stats()["bus_unneeded"]
+
+
+def is_alone(server, channel="a"):
+    """Publish until nothing goes to Redis any more; return the numbers that were."""
+    numbers = itertools.count()
+
+    def publish():
+        before = unneeded(server)
+        server.to_channel(channel).push({"event": "n", "data": [server.port, next(numbers)]})
+        return unneeded(server) > before
+
+    wait_until(publish, 30, "publishing to cease")
+    return next(numbers)
+
+
+def test_what_no_other_node_listens_to_is_not_published_until_one_does(node, redis):
+    one, two = node(), node()
+    with (
+        one.connect("/", bearer("7")) as here,
+        two.connect() as there,
+        two.connect("/", bearer("7")) as seven,
+        redis.client() as client,
+    ):
+        here.subscribe("a")
+        sent = is_alone(one)
+        client.config_resetstat()
+        for number in range(sent, sent + 100):
+            one.to_channel("a").push({"event": "n", "data": [one.port, number]})
+        assert client.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"] < 50  # beats, and what it tells itself
+        there.subscribe("a")
+        one.to_channel("a").push({"event": "n", "data": "for both"})
+        assert there.receive()["data"] == "for both"
+        one.to_user("7").push({"event": "n", "data": "for 7"})
+        assert seven.receive()["data"] == "for 7"
+        assert [here.receive()["data"][1] for _ in range(sent + 100)] == list(range(sent + 100))
+        there.send("unsubscribe", {"channel": "a"})
+        is_alone(one)  # again
+
+
+def test_a_user_who_comes_to_another_node_is_sent_what_was_not_published_before(node):
+    one, two = node(), node()
+    with one.connect("/", bearer("7")) as here:
+
+        def publish():
+            one.to_user("7").push({"event": "n"})
+            return unneeded(one)
+
+        wait_until(publish, 30)
+        with two.connect("/", bearer("7")) as there:
+            wait_until(lambda: f"{node.prefix}user:1:7".encode() in two.relay.bus._subscriber._confirmed)
+            one.to_user("7").push({"event": "for both"})
+            assert there.receive()["event"] == "for both"
+        while here.receive()["event"] != "for both":
+            pass
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05])
+def test_who_joins_while_another_node_publishes_for_its_own_misses_nothing(node, delay_s):
+    one, two = node(), node()
+    with one.connect() as here, two.connect() as there:
+        here.subscribe("a")
+        publisher = Publisher(one, "a")
+        one.proxy.delay_s = delay_s
+        for _ in range(5):
+            before = unneeded(one)
+            wait_until(lambda before=before: unneeded(one) > before, 30)
+            there.subscribe("a")
+            first = publisher.sent
+            numbers = []
+            while len(numbers) < 50:
+                event = there.receive()
+                if event["event"] == "n":
+                    numbers.append(event["data"][1])
+            assert numbers[0] <= first
+            assert numbers == list(range(numbers[0], numbers[0] + 50))
+            there.send("unsubscribe", {"channel": "a"})
+            while there.receive()["event"] != "unsubscribed":
+                pass
+        one.proxy.delay_s = 0.0
+        assert_whole(here, [publisher])
+
+
+def test_who_publishes_for_its_own_and_is_out_of_reach_keeps_for_others_what_they_joined_for(node):
+    one, two = node(), node()
+    with one.connect() as here, two.connect() as there:
+        here.subscribe("a")
+        is_alone(one)
+        one.proxy.black_hole()
+        there.subscribe("a")  # one cannot answer, and knows in time that it knows nothing
+        for number in range(5):
+            one.to_channel("a").push({"event": "m", "data": number})
+        one.proxy.heal()
+        assert [there.receive()["data"] for _ in range(5)] == list(range(5))
+
+
+def test_who_was_away_is_told_what_was_not_published_meanwhile(node):
+    one, two = node(), node()
+    with one.connect() as here, two.connect() as there:
+        here.subscribe("a")
+        there.subscribe("a")
+        two.proxy.refuse()
+        two.proxy.cut()
+        went_down(two)
+        sent = is_alone(one)
+        two.proxy.heal()
+        came_up(two)
+        one.to_channel("a").push({"event": "n", "data": [one.port, sent]})
+        assert [there.receive()["data"][1] for _ in range(sent + 1)] == list(range(sent + 1))
+    assert two.get_stats()["bus_missed"] == 0
+
+
+def test_who_listens_to_patterns_delays_nobody(node, redis):
+    one, two = node(), node()
+    with one.connect() as here, two.connect() as there, redis.client() as client, client.pubsub() as monitor:
+        here.subscribe("a")
+        is_alone(one)
+        monitor.psubscribe("*")
+        began = time.monotonic()
+        there.subscribe("b")
+        assert time.monotonic() - began < 1.0
+        there.subscribe("a")
+        one.to_channel("a").push({"event": "m"})
+        assert there.receive()["event"] == "m"
 
 
 # What does not fit

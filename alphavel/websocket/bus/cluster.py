@@ -103,9 +103,9 @@ class Cluster:
         with _as_lost():
             client.ping(target_nodes=client.PRIMARIES)
 
-    def send(self, messages: list[tuple[bytes, bytes]]) -> list[Exception | None]:
+    def send(self, messages: list[tuple[bytes, bytes]]) -> list[Any]:
         """See `outbox.Send`. Those for one slot are sent in order, whichever shard has it."""
-        refusals: list[Exception | None] = [None] * len(messages)
+        answers: list[Any] = [None] * len(messages)
         left = list(range(len(messages)))
         for _ in range(_TRIES):
             elsewhere = []
@@ -116,10 +116,10 @@ class Cluster:
                 for number, result in zip(numbers, pipeline.execute(raise_on_error=False), strict=True):
                     if isinstance(result, _ELSEWHERE):
                         elsewhere.append(number)
-                    elif isinstance(result, Exception):
-                        refusals[number] = result
+                    else:
+                        answers[number] = result
             if not elsewhere:
-                return refusals
+                return answers
             left = sorted(elsewhere)
             gevent.sleep(_ASK_AGAIN_S)
             self.look_up()

@@ -5,6 +5,7 @@ What messages are published to in Redis. Pure: no I/O.
     PREFIXnode:NODE            for one node
     PREFIXchannel:APP:CHANNEL  for the nodes with subscribers of a channel
     PREFIXuser:APP:USER        for the nodes that a user is connected to
+    PREFIXwatch:…              of one of the last two, for the nodes that do not publish to it, see `interest`
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.all = self._key("bus")
+        self._some = (self._key("channel:"), self._key("user:"))
+        self._watch = self._key("watch:")
+        self._start = len(self._key(""))
 
     def _key(self, name: str) -> bytes:
         return f"{self._prefix}{name}".encode("utf-8", "surrogatepass")
@@ -28,6 +32,19 @@ class Keys:
     def node(self, name: str) -> bytes:
         """For one node."""
         return self._key(f"node:{name}")
+
+    def is_for_some(self, key: bytes) -> bool:
+        """Whether a key is for those with somebody on a channel, or with some user."""
+        return key.startswith(self._some)
+
+    def watch(self, key: bytes) -> bytes:
+        """For those who are told who listens to a key."""
+        return self._watch + key[self._start :]
+
+    def watched(self, watch: bytes) -> bytes | None:
+        """Return what a key made by `watch` is for, None for another."""
+        key = watch[: self._start] + watch[len(self._watch) :]
+        return key if watch.startswith(self._watch) and self.is_for_some(key) else None
 
     def of(self, app_id: str, channel: str) -> bytes:
         """For those with somebody on a channel; `#server-to-user-7` stands for the user 7."""

@@ -55,36 +55,39 @@ class OneServer:
 
     def ping(self) -> None:
         """Ask whether it takes what is published. Blocks the calling greenlet."""
-        for refusal in self._ask([("PING",)]):
-            if refusal is not None:
-                raise refusal
+        for answer in self._ask([("PING",)]):
+            if isinstance(answer, Exception):
+                raise answer
 
-    def send(self, messages: list[tuple[bytes, bytes]]) -> list[Exception | None]:
+    def send(self, messages: list[tuple[bytes, bytes]]) -> list[Any]:
         """See `outbox.Send`."""
         return self._ask([("PUBLISH", key, envelope) for key, envelope in messages])
 
-    def _ask(self, commands: list[tuple[str | bytes, ...]]) -> list[Exception | None]:
+    def watchers(self, key: bytes) -> int:
+        """Ask how many listen to a key, patterns aside. Blocks the calling greenlet; raises redis.RedisError."""
+        return int(self._client.pubsub_numsub(key)[0][1])
+
+    def _ask(self, commands: list[tuple[str | bytes, ...]]) -> list[Any]:
         """
-        Have Redis carry commands out, and return for each whether it was refused.
+        Have Redis carry commands out, and return what it answers to each, which may be a redis.ResponseError.
 
         A pipeline of redis-py takes a connection from the pool and checks it each time, which costs more than one publish.
         """
         if self._publishing is None:
             self._publishing = self._client.connection_pool.get_connection()
         connection = self._publishing
-        refusals: list[Exception | None] = []
+        answers: list[Any] = []
         try:
             connection.send_packed_command(connection.pack_commands(commands))
             for _ in commands:
                 try:
-                    connection.read_response()
-                    refusals.append(None)
+                    answers.append(connection.read_response())
                 except redis.ResponseError as error:
-                    refusals.append(error)
+                    answers.append(error)
         except BaseException:
             # An answer may still be on its way; the pool's next one is connected anew, to whom Sentinels name by then.
             self._publishing = None
             connection.disconnect()
             self._client.connection_pool.release(connection)
             raise
-        return refusals
+        return answers

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,10 +37,10 @@ _MAX_NOTES = 4096
 Note = bytes | Callable[[], bytes]
 """An envelope's content, or what writes it when it is about to be sent."""
 
-Send = Callable[[list[tuple[bytes, bytes]]], list[Exception | None]]
+Send = Callable[[list[tuple[bytes, bytes]]], Sequence[int | Exception]]
 """
-`send([(key, envelope), …])`: returns for each whether Redis refused it. Blocks the calling greenlet; raises where it is not
-known which of them Redis has taken.
+`send([(key, envelope), …])`: returns for each how many Redis gave it to, or why it refused it. Blocks the calling greenlet;
+raises where it is not known which of them Redis has taken.
 """
 
 
@@ -76,7 +76,9 @@ class Outbox:
         is_up: Whether Redis takes what is sent.
         dropped: What was given up: there was no room, or Redis refused it.
         queued_bytes: How much waits.
-        sent: Number of the last message that Redis has, and with it all before.
+        sent: Number of the last message that whoever listens has been given, and with it all before.
+        unneeded: How many were for nobody elsewhere: they were kept only, for nodes that were away.
+        is_unneeded: Says of a key whether that is so; until it is set, of none.
     """
 
     def __init__(self, envelopes: Envelopes, max_queue: int, max_kept: int) -> None:
@@ -87,8 +89,9 @@ class Outbox:
             max_kept: Bytes of what was sent that are kept.
         """
         self.is_up = False
-        self.dropped = 0
+        self.dropped = self.unneeded = 0
         self.queued_bytes = self.sent = 0
+        self.is_unneeded: Callable[[bytes], bool] = lambda key: False
         self._envelopes = envelopes
         self._max_queue = max_queue
         self._max_kept = max_kept
@@ -96,6 +99,7 @@ class Outbox:
         self._line = 1
         self._queue: deque[Item | Replay] = deque()
         self._notes: deque[tuple[bytes, Note]] = deque(maxlen=_MAX_NOTES)
+        self._announcements: deque[tuple[bytes, Callable[[int | Exception], None]]] = deque()
         self._kept: deque[tuple[float, Item]] = deque()
         self._kept_bytes = 0
         self._wake, self._empty = Event(), Event()
@@ -107,6 +111,9 @@ class Outbox:
     def put(self, key: bytes, written: bytes) -> None:
         """Queue a message. One that no longer fits is dropped and counted; who misses it finds out by its number."""
         item = Item(key, written, *self._numbering.next(key))
+        if not self._queue and self.is_unneeded(key):
+            self._done(item, is_unneeded=True)
+            return
         if self.queued_bytes + len(written) > self._max_queue:
             self._drop("too many wait for Redis")
             return
@@ -116,6 +123,11 @@ class Outbox:
     def note(self, key: bytes, note: Note) -> None:
         """Queue a message that goes before all others and has no number. Of too many the first are forgotten."""
         self._notes.append((key, note))
+        self._wake.set()
+
+    def announce(self, key: bytes, told: Callable[[int | Exception], None]) -> None:
+        """Queue that this node listens, before all messages; `told` is called with how many have been told, or a refusal."""
+        self._announcements.append((key, told))
         self._wake.set()
 
     def replay(self, replay: Replay) -> None:
@@ -155,7 +167,7 @@ class Outbox:
                 if self._in_doubt:
                     ping()
                     self.is_up, self._in_doubt = True, False
-                if self._notes or self._queue:
+                if self._notes or self._announcements or self._queue:
                     self._send_some(send)
                     continue
                 self._empty.set()
@@ -173,6 +185,13 @@ class Outbox:
                 with contextlib.suppress(ValueError):
                     self._notes.remove(note)
             return
+        if self._announcements:
+            some = list(islice(self._announcements, _AT_ONCE))
+            counts = send([(key, self._envelopes.seal("listens", {})) for key, _ in some])
+            for (_, told), count in zip(some, counts, strict=True):
+                self._announcements.popleft()
+                told(count)
+            return
         first = self._queue[0]
         if isinstance(first, Replay):
             for written in self._replayed(first):
@@ -180,22 +199,25 @@ class Outbox:
             self._queue.popleft()
             return
         batch = list(self._batch())
+        needed = [item for item in batch if not self.is_unneeded(item.key)]
         sealed = [
-            (item.key, self._envelopes.wrap(item.written, Numbers(self._line, item.number, item.place))) for item in batch
+            (item.key, self._envelopes.wrap(item.written, Numbers(self._line, item.number, item.place))) for item in needed
         ]
         try:
-            results = send(sealed)
+            results = send(sealed) if sealed else ()
         except BaseException:
             self._line += 1
             raise
-        for item, refusal in zip(batch, results, strict=True):
+        answers = {item.number: result for item, result in zip(needed, results, strict=True)}
+        for item in batch:
             self._queue.popleft()
             self.queued_bytes -= len(item.written)
-            self.sent = item.number
-            if refusal is None:
-                self._keep(item)
+            answer = answers.get(item.number)
+            if isinstance(answer, Exception):
+                self.sent = item.number
+                self._drop(f"Redis refuses them: {answer}")
             else:
-                self._drop(f"Redis refuses them: {refusal}")
+                self._done(item, is_unneeded=answer is None)
 
     def _batch(self) -> Iterator[Item]:
         size = 0
@@ -207,7 +229,9 @@ class Outbox:
 
     # What was sent
 
-    def _keep(self, item: Item) -> None:
+    def _done(self, item: Item, is_unneeded: bool) -> None:
+        self.sent = item.number
+        self.unneeded += is_unneeded
         kept, now = self._kept, time.monotonic()
         kept.append((now, item))
         self._kept_bytes += len(item.written)

@@ -5,9 +5,10 @@ A node listens to what is for all nodes, and to each channel and user that someb
 
 What holds: a subscriber gets each message that any node publishes after the subscriber was told `subscribed`, once, and
 those of one node for one channel in the order they were published. The first subscriber of a channel on a node is told when
-Redis has said that the node listens to it; who comes later waits for nobody. A message whose fate is unknown because a
-connection broke is sent again, and dropped by those who have it. What is published while Redis is away waits, and what a node
-misses while its own connection is broken is told again by the nodes that published it.
+Redis has said that the node listens to it, and whoever publishes to it knows (see `interest`); who comes later waits for
+nobody. A message whose fate is unknown because a connection broke is sent again, and dropped by those who have it. What is
+published while Redis is away waits, and what a node misses while its own connection is broken is told again by the nodes that
+published it.
 
 What does not: each of these has a bound, `max_queue` and `max_kept`; past it messages are lost, which is counted and logged by
 the one who drops them and by the one who misses them. Processes that only send keep nothing: theirs are lost for nodes that
@@ -29,6 +30,7 @@ from alphavel.websocket.bus.connecting import check
 from alphavel.websocket.bus.contract import Receive, Route
 from alphavel.websocket.bus.envelope import Envelopes, MalformedError
 from alphavel.websocket.bus.facts import Fact
+from alphavel.websocket.bus.interest import Interest
 from alphavel.websocket.bus.keys import Keys, routes
 from alphavel.websocket.bus.numbering import Numbers, Seen
 from alphavel.websocket.bus.one_server import OneServer
@@ -82,6 +84,7 @@ class RedisBus:
         self._reconnecting = Reconnecting(settings.place)
         self._servers = self._make_servers()
         self._subscriber = self._servers.subscriber
+        self._interest = self._make_interest()
         self._seen = Seen()
         self._missing = Missing(self._deliver)
         self._receive: Receive = lambda read: None
@@ -98,6 +101,15 @@ class RedisBus:
 
         return Cluster(self._settings, self._reconnecting, self._came, self._went)
 
+    def _make_interest(self) -> Interest | None:
+        servers = self._servers
+        if not isinstance(servers, OneServer):  # the shards of a cluster do nothing one after the other
+            return None
+        interest = Interest(self.name, self.keys, servers.subscriber, self._outbox, servers.watchers)
+        servers.subscriber.on_listening = interest.announce
+        self._outbox.is_unneeded = interest.is_unneeded
+        return interest
+
     # What is carried to this node
 
     def want(self, fact: Fact, is_so: bool) -> None:
@@ -107,6 +119,8 @@ class RedisBus:
         key = self.keys.of(fact.app, fact.name if fact.kind == "channel" else user_channel(fact.user))
         if key != self.keys.all:
             (self._subscriber.want if is_so else self._subscriber.unwant)(key)
+            if self._interest is not None and not is_so:
+                self._interest.shared(key)  # or another node's listening could be taken for this one's
 
     def hears(self, app_id: str, channel: str) -> bool:
         """See `contract.Bus`."""
@@ -165,6 +179,7 @@ class RedisBus:
             "bus_missed": self._seen.missed,
             "bus_reconnects": max(0, self._reconnects),
             "bus_keys": self._subscriber.size,
+            "bus_unneeded": self._outbox.unneeded,
         }
 
     def start(self, receive: Receive) -> None:
@@ -172,6 +187,8 @@ class RedisBus:
         self._receive = receive
         self._servers.start()
         self._publishing = gevent.spawn(self._reconnecting.keep, self._publish, "publish")
+        if self._interest is not None:
+            self._proving = gevent.spawn(self._interest.keep, 2 * self._settings.timeout)
         self._first_up.wait(self._settings.timeout)
 
     def stop(self, timeout: float) -> None:
@@ -179,11 +196,24 @@ class RedisBus:
         self._outbox.finish(timeout)
         # Nothing is killed: what connects at the moment would leave a socket behind. It ends by itself, soon or a little later.
         self._reconnecting.end()
+        if self._interest is not None:
+            self._proving.kill(block=False)
         self._publishing.join(_GOODBYE_S)
         self._servers.stop(_GOODBYE_S)
 
     def _publish(self) -> None:
-        self._outbox.run(lambda: self._reconnecting.reach(self._servers.ping), self._servers.send)
+        if self._interest is not None:
+            self._interest.forget()  # it may be another Redis
+        self._outbox.run(lambda: self._reconnecting.reach(self._servers.ping), self._send)
+
+    def _send(self, messages: list[tuple[bytes, bytes]]) -> Sequence[int | Exception]:
+        if self._interest is None:
+            return self._servers.send(messages)
+        keys = [key for key, _ in messages]
+        watched = self._interest.watched(keys)
+        counts = self._servers.send(messages)
+        self._interest.taken(watched, keys, counts)
+        return counts
 
     def _went(self, is_up: bool) -> None:
         if is_up:
@@ -195,6 +225,8 @@ class RedisBus:
             self._first_up.set()
         else:
             self._missing.lost(self._subscriber.heard_at)
+            if self._interest is not None:
+                self._interest.went_down()
         self._outbox.check()
         gevent.spawn(self._call_all, self.on_up if is_up else self.on_down)
 
@@ -216,6 +248,12 @@ class RedisBus:
             self._is_heard = True
             for heard in self.on_echo:
                 heard()
+            if self._interest is not None:
+                self._interest.echoed(key, message)
+            return None
+        if content["kind"] in ("listens", "heard"):
+            if self._interest is not None:
+                (self._interest.listens if content["kind"] == "listens" else self._interest.heard)(key, content)
             return None
         if content["kind"] == "ask":
             self._asked(content)
@@ -275,6 +313,8 @@ class RedisBus:
         if not isinstance(away, (int, float)) or type(session) is not int or not (number is None or type(number) is int):
             raise MalformedError("Expected a session, for how long the node was away, and what it has seen.")
         since = time.monotonic() - away - self._settings.timeout - MARGIN_S
+        if self._interest is not None:
+            self._interest.forget()  # it listens to what it listened to, without a word
         self._outbox.replay(Replay(self.keys.node(origin), session, number, since))
         if not content.get("again"):
             self._meet(origin, session == 1)

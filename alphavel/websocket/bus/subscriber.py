@@ -28,6 +28,7 @@ class Subscriber:
     Attributes:
         is_up: Whether it is connected and subscribed to all that was wanted then.
         heard_at: When Redis was last heard, seconds on the monotonic clock; 0: never.
+        on_listening: Called with each key that is listened to from now on and was not when it came up; has `confirm` called.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Subscriber:
         """
         self.is_up = False
         self.heard_at = 0.0
+        self.on_listening: Callable[[bytes], None] = self.confirm
         self._open_pubsub = open_pubsub
         self._receive = receive
         self._went = went
@@ -94,9 +96,19 @@ class Subscriber:
         """Block the calling greenlet until `hears`, for a key that it wants and that does not move elsewhere."""
         while key in self._keys and not self.hears(key):
             answered = self._waiting.setdefault(key, Event()).wait(2 * self._timeout_s)
-            if not answered and self.is_up and key not in self._confirmed:
+            if not answered and self.is_up and key in self._unanswered:
                 # Whatever else comes, this answer does not.
-                self._failure = redis.ConnectionError("it has not answered to a subscription")
+                self.give_up("it has not answered to a subscription")
+
+    def confirm(self, key: bytes) -> None:
+        """Let nobody wait any longer for a key that is listened to."""
+        if key in self._keys:
+            self._confirmed.add(key)
+            self._wake_waiting([key])
+
+    def is_steady(self, key: bytes) -> bool:
+        """Whether a key is listened to, and wanted."""
+        return key in self._confirmed and key in self._wanted
 
     @property
     def size(self) -> int:
@@ -108,6 +120,10 @@ class Subscriber:
         return self._keys.get(key, 0.0)
 
     # The life of a connection
+
+    def give_up(self, why: str) -> None:
+        """Have the connection given up, soon, as it does not do what it should."""
+        self._failure = redis.ConnectionError(why)
 
     def stop(self) -> None:
         """Have `run` return, soon."""
@@ -189,8 +205,7 @@ class Subscriber:
         elif left > 0:
             self._unanswered[key] = left
         elif subscribed:
-            self._confirmed.add(key)
-            self._wake_waiting([key])
+            (self.on_listening if self.is_up else self.confirm)(key)
         if not self.is_up and not self._unanswered and not self._fresh:
             self.is_up = True
             self._went(True)

@@ -153,6 +153,9 @@ def _redis(figures: Mapping[str, int]) -> list[Family]:
         _counter("bus_duplicates_total", "Messages that came twice and were dropped.").add(figures["bus_duplicates"]),
         _counter("bus_missed_total", "Messages of other nodes that never came.").add(figures["bus_missed"]),
         _counter("bus_reconnects_total", "Times that this node was on the bus again.").add(figures["bus_reconnects"]),
+        _counter("bus_unneeded_total", "Messages that were not published, since no other node listened.").add(
+            figures["bus_unneeded"]
+        ),
         _gauge("bus_keys", "Channels of Redis that this node listens to.").add(figures["bus_keys"]),
     ]
 

@@ -1,0 +1,234 @@
+"""
+What no other node listens to need not be published: whether that is so, and how a node learns in time that it is no longer.
+
+Redis says of each message how many have taken it. Where that was this node alone, it watches the key: it has itself told when
+somebody else begins to listen. Where the next message for the key, too, was taken by this node alone, nobody else listens, and
+from then on messages for it are only kept, for nodes that were away (see `replaying`).
+
+    this node  SUBSCRIBE watch:K             another  SUBSCRIBE K
+               PUBLISH K …        → 1                 PUBLISH watch:K {"kind":"listens"}  → 1: it has to wait
+               {"kind":"heard","key":K} → the other   tells its client `subscribed`
+
+Redis does one after the other: either the other's subscription came before that message, which then was taken by two, or this
+node is told of it.
+
+Who hangs, or is not reached, cannot answer. So this node publishes something to itself again and again, and believes what it
+knows for `LEASE_S` after the last time that it did so and it came back: whatever was said before has come, too. Who waits for
+answers waits longer. That something was taken by one also says that one Redis has both of this node's connections.
+
+A node whose connection broke announces none of its keys: it asks what it missed, and whoever is asked forgets what is here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import redis
+
+from alphavel.websocket.bus.envelope import Envelopes, MalformedError
+from alphavel.websocket.later import log_later
+from alphavel.websocket.logs import get_logger
+
+if TYPE_CHECKING:
+    from alphavel.websocket.bus.keys import Keys
+    from alphavel.websocket.bus.outbox import Outbox
+    from alphavel.websocket.bus.subscriber import Subscriber
+
+logger = get_logger("alphavel.websocket.bus")
+
+LEASE_S = 1.0
+_WAIT_S = 1.25 * LEASE_S
+_PROVE_EVERY_S = LEASE_S / 4
+_MAX_WATCHED = 65_536
+
+Watched = dict[bytes, object]
+"""Keys, and what tells this time of watching from another."""
+
+
+class Interest:
+    """What this node knows of who listens, and what it says of itself."""
+
+    def __init__(self, name: str, keys: Keys, subscriber: Subscriber, outbox: Outbox, watchers: Callable[[bytes], int]) -> None:
+        """
+        Args:
+            name: Of this node.
+            keys: Names.
+            subscriber: What comes in.
+            outbox: What goes out.
+            watchers: Asks Redis how many listen to a key, patterns aside. Blocks the calling greenlet.
+        """
+        self._keys = keys
+        self._own = keys.node(name)
+        self._subscriber = subscriber
+        self._outbox = outbox
+        self._count_watchers = watchers
+        self._watched: Watched = {}
+        self._alone: set[bytes] = set()
+        self._proof = _Proof()
+        self._proven_at = 0.0
+        self._announced: dict[bytes, _Announced] = {}
+
+    # Who publishes
+
+    def is_unneeded(self, key: bytes) -> bool:
+        """Whether nobody else listens to a key."""
+        return key in self._alone and time.monotonic() < self._proven_at + LEASE_S
+
+    def watched(self, keys: Iterable[bytes]) -> Watched:
+        """Return which of some keys are watched now, for `taken`, and cannot have been left and joined again meanwhile."""
+        watched, subscriber = self._watched, self._subscriber
+        return {
+            key: watched[key]
+            for key in keys
+            if key in watched and subscriber.is_steady(key) and subscriber.is_steady(self._keys.watch(key))
+        }
+
+    def taken(self, watched: Watched, keys: Iterable[bytes], counts: Sequence[int | Exception]) -> None:
+        """Take note of how many have taken messages; `watched`: as it was before they were sent."""
+        for key, count in zip(keys, counts, strict=True):
+            if key == self._own:
+                self._proof.is_taken = count == 1
+                self._check_proof()
+            if not self._keys.is_for_some(key):
+                continue
+            if count != 1:
+                self.shared(key)
+            elif key in watched:
+                if self._watched.get(key) is watched[key]:
+                    self._alone.add(key)
+            elif key not in self._watched and self._subscriber.is_steady(key) and len(self._watched) < _MAX_WATCHED:
+                self._watched[key] = object()
+                self._subscriber.want(self._keys.watch(key))
+
+    def shared(self, key: bytes) -> None:
+        """Somebody else listens to a key, or this node does not any more."""
+        if self._watched.pop(key, None) is not None:
+            self._alone.discard(key)
+            self._subscriber.unwant(self._keys.watch(key))
+
+    def forget(self) -> None:
+        """Others may listen to whatever it is."""
+        for key in list(self._watched):
+            self.shared(key)
+
+    def listens(self, watch: bytes, content: dict[str, Any]) -> None:
+        """Another node has begun to listen."""
+        key = self._keys.watched(watch)
+        if key is None:
+            raise MalformedError("Expected a key that is watched.")
+        self.shared(key)
+        self._outbox.note(self._keys.node(content["origin"]), Envelopes.write("heard", {"key": key.decode("latin-1")}))
+
+    # Who begins to listen
+
+    def announce(self, key: bytes) -> None:
+        """This node listens to a key: see that whoever publishes to it knows."""
+        if not self._keys.is_for_some(key):
+            self._subscriber.confirm(key)
+            return
+        self._announced[key] = announced = _Announced()
+        self._outbox.announce(self._keys.watch(key), lambda count: self._told(key, announced, count))
+
+    def _told(self, key: bytes, announced: _Announced, count: int | Exception) -> None:
+        if isinstance(count, Exception):
+            log_later(logger, logging.ERROR, "Redis does not let nodes tell each other what they listen to: %s", count)
+        elif count:
+            gevent.spawn(self._wait, key, announced)
+            return
+        self._over(key, announced)
+
+    def _wait(self, key: bytes, announced: _Announced) -> None:
+        until = time.monotonic() + _WAIT_S
+        try:
+            # Who listens to a pattern was counted, too, and will not answer.
+            announced.awaited = self._count_watchers(self._keys.watch(key))
+        except (redis.RedisError, OSError):
+            announced.awaited = None
+        if announced.awaited is None or announced.answers < announced.awaited:
+            gevent.sleep(max(0.0, until - time.monotonic()))
+        self._over(key, announced)
+
+    def heard(self, to: bytes, content: dict[str, Any]) -> None:
+        """Another node knows that this one listens."""
+        key = content.get("key")
+        if not isinstance(key, str):
+            raise MalformedError("Expected a key.")
+        self._answered(key.encode("latin-1", "replace"))
+
+    def echoed(self, key: bytes, envelope: bytes) -> None:
+        """Something that this node published has come back. It may itself be one of those it told."""
+        if key == self._own:
+            self._proof.has_come = envelope.endswith(self._proof.end)
+            self._check_proof()
+            return
+        watched = self._keys.watched(key)
+        if watched is not None:
+            self._answered(watched)
+
+    def _answered(self, key: bytes) -> None:
+        announced = self._announced.get(key)
+        if announced is not None:
+            announced.answers += 1
+            if announced.awaited is not None and announced.answers >= announced.awaited:
+                self._over(key, announced)
+
+    def _over(self, key: bytes, announced: _Announced) -> None:
+        if self._announced.get(key) is announced:
+            del self._announced[key]
+            self._subscriber.confirm(key)
+
+    # Life
+
+    def keep(self, patience_s: float) -> None:
+        """
+        Have what is known proven again and again. Blocks the calling greenlet.
+
+        Args:
+            patience_s: Time that an announcement may take. After it the subscriber's connection is given up: when it is
+                made anew, nothing need be announced.
+        """
+        while True:
+            gevent.sleep(_PROVE_EVERY_S)
+            if self._watched:
+                self._outbox.note(self._own, self._prove)
+            oldest = next(iter(self._announced.values()), None)
+            if oldest is not None and oldest.at < time.monotonic() - patience_s - _WAIT_S:
+                self._subscriber.give_up("it has not taken for long that this node listens")
+
+    def _prove(self) -> bytes:
+        self._proof = _Proof(time.monotonic())
+        return self._proof.written
+
+    def _check_proof(self) -> None:
+        if self._proof.is_taken and self._proof.has_come:
+            self._proven_at = self._proof.at
+
+    def went_down(self) -> None:
+        """What others say does not come in any more."""
+        self.forget()
+        self._announced.clear()
+
+
+class _Proof:
+    """Something that this node publishes to itself."""
+
+    __slots__ = ("at", "end", "has_come", "is_taken", "written")
+
+    def __init__(self, at: float = 0.0) -> None:
+        self.at = at
+        self.written = Envelopes.write("proof", {"at": at})
+        self.end = self.written[1:] + b"}"  # of its envelope
+        self.is_taken = self.has_come = False
+
+
+class _Announced:
+    __slots__ = ("answers", "at", "awaited")
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+        self.answers = 0
+        self.awaited: int | None = None  # not known yet

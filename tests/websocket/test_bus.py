@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from alphavel.foundation import ConfigurationError
 from alphavel.websocket import WebSocketServer
 from alphavel.websocket.bus import Envelopes, ForgedError, MalformedError
+from alphavel.websocket.bus.numbering import Numbers
 from alphavel.websocket.bus.pushes import push_content, read_push
+from alphavel.websocket.bus.replaying import Message as Published
+from alphavel.websocket.bus.replaying import Missing
 from alphavel.websocket.protocols import Message
 from alphavel.websocket.settings import AppSettings, BroadcastingSettings, RedisSettings, WebSocketSettings
 from tests.redis_server import running_redis
@@ -342,3 +345,20 @@ def test_nodes_tell_each_other_things_and_hear_when_the_bus_comes_and_goes(serve
         wait_until(lambda: went == ["down"] and not two.relay.bus.is_up)
         redis.start()
         wait_until(lambda: went == ["down", "up"] and two.relay.bus.is_up)
+
+
+def test_a_node_that_publishes_before_it_first_asks_is_waited_for():
+    """What it publishes after its question was delivered before what it had published first, which then was dropped."""
+    delivered = []
+    missing = Missing(lambda message: delivered.append(message.numbers.number))
+    missing.begin()
+    missing.over()  # the others have answered
+    first, second = (Published(Numbers(1, number, number), b"key", {"origin": "one"}) for number in (1, 2))
+    assert missing.met("one", is_new=False)
+    missing.hold(first)
+    assert missing.met("one", is_new=True), "the question to it was before it listened"
+    assert missing.awaits("one")
+    missing.hold(second)
+    missing.told("one", missing.session, [first], is_last=True)
+    assert delivered == [1, 1, 2]
+    assert not missing.met("two", is_new=True), "it has published nothing"

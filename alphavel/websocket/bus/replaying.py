@@ -99,12 +99,12 @@ class Missing:
 
         Args:
             origin: Its name.
-            is_new: Whether it asks for the first time: before, it has published nothing.
+            is_new: Whether it asks for the first time: before, it has published nothing, or this node has met it by that.
         """
         if origin in self._answered:
             return False
         if not self._is_asking:
-            if is_new:
+            if is_new and origin not in self._late:
                 self._answered.add(origin)
                 return False
             self._late.add(origin)

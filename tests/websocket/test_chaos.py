@@ -32,7 +32,7 @@ FEWEST, MOST = 6, 24
 USERS = [f"user-{number}" for number in range(8)]
 ROOMS = ["presence-blue", "presence-red"]
 GUARDED = [*ROOMS, "private-orders.1"]
-CHANNELS = [*GUARDED, "news", "talk"]
+CHANNELS = [*GUARDED, "news", "talk", "desk.1", "desk.2", "desk.3"]  # a desk is mostly looked at from one server
 
 
 class Storm:
@@ -45,6 +45,7 @@ class Storm:
         self._born = self._deliveries = 0
         self._last_delivery = b""
         self._faults: list[Fault] = []
+        self._pushing = nodes[0], CHANNELS[0]
         self._round = self._elections = self._elected_in = 0
         self._began = time.monotonic()
         self.story: list[str] = []
@@ -58,7 +59,7 @@ class Storm:
         self._faults = faults.draw(self._chance, STEPS) if number else []
         self._is_quiet_but_for_processes = all(fault.kind in faults.PROCESS for fault in self._faults)
         self.story.append(f"round {number}: {'; '.join(map(str, self._faults)) or 'no faults'}")
-        acts = (self._come, self._go, self._join, self._leave, self._push, self._push, self._say)
+        acts = (self._come, self._go, self._join, self._leave, self._push, self._push_again, self._push_again, self._say)
         started = time.monotonic()
         for step in range(STEPS):
             self._turn(step)
@@ -134,7 +135,13 @@ class Storm:
             person.leave(channel)
 
     def _push(self) -> None:
-        node, channel = self._chance.choice(self._running()), self._chance.choice(CHANNELS)
+        self._pushing = self._chance.choice(self._nodes), self._chance.choice(CHANNELS)
+        self._push_again()
+
+    def _push_again(self) -> None:
+        node, channel = self._pushing
+        if not node.is_running:
+            return
         numbers = [self._truth.next(channel, node.name) for _ in range(self._chance.randrange(1, 20))]
         self._tell(f"{node.name} pushes {numbers[0]} to {numbers[-1]} to {channel}")
         node.push(channel, numbers)
@@ -229,7 +236,8 @@ class Storm:
         for node in self._nodes:
             node.output  # noqa: B018 (reads it)
         what = "; ".join(map(str, self._faults)) or "no faults"
-        return f"round {number}, {len(self._people)} people: {what}"
+        unneeded = sum(node.state()["unneeded"] for node in self._nodes)
+        return f"round {number}, {len(self._people)} people, {unneeded} pushes needed by nobody else: {what}"
 
     def close(self) -> None:
         """Let everybody go."""

@@ -35,6 +35,7 @@ _STATE = """{
     "others": len(WebSocket.siblings.bus.membership.nodes),
     "leads": WebSocket.siblings.leader.leads,
     "missed": WebSocket.relay.bus.figures()["bus_missed"],
+    "unneeded": WebSocket.relay.bus.figures()["bus_unneeded"],
     "dropped": WebSocket.relay.bus.dropped,
 }"""
 

@@ -1,6 +1,9 @@
 """
 Telling systemd, or whoever set NOTIFY_SOCKET, how this process is: sd_notify(3). Does nothing where nobody asked. No gevent
-here: a datagram to a Unix socket does not block for longer than a system call.
+here: a datagram to a Unix socket takes a system call.
+
+Where the listener has not read what it was told before, and the kernel's short queue is full, beats are dropped; what is said
+once waits for a moment, as a service whose main process is not known any more would be taken for ended.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ import contextlib
 import os
 import socket
 import time
+
+_PATIENCE_S = 2.0
 
 
 def ready() -> None:
@@ -33,7 +38,7 @@ def stopping() -> None:
 
 def alive() -> None:
     """It still gets its turns; to be said every `watchdog_interval`."""
-    _tell("WATCHDOG=1")
+    _tell("WATCHDOG=1", patience_s=0.0)
 
 
 def watchdog_interval() -> float | None:
@@ -50,12 +55,12 @@ def leave() -> None:
     os.environ.pop("NOTIFY_SOCKET", None)
 
 
-def _tell(*lines: str) -> None:
+def _tell(*lines: str, patience_s: float = _PATIENCE_S) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
     if address.startswith("@"):  # Linux's abstract names begin with a zero byte
         address = f"\0{address[1:]}"
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
+        sock.settimeout(patience_s)
         sock.sendto("\n".join(lines).encode(), address)

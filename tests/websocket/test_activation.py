@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import time
 
+import gevent
 import pytest
 
 from tests.support import Program, python, run, script, wait_until
@@ -132,15 +134,15 @@ class Systemd:
         self.path = str(path)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(self.path)
-        self._sock.settimeout(0.05)
         self.heard = []
+        self._listening = gevent.spawn(self._listen)
+
+    def _listen(self):
+        while True:
+            self.heard.append((time.monotonic(), self._sock.recv(4096).decode()))
 
     def listen(self):
-        try:
-            while True:
-                self.heard.append((time.monotonic(), self._sock.recv(4096).decode()))
-        except TimeoutError:
-            pass
+        gevent.sleep(0.05)
         return [text for _, text in self.heard if text != "WATCHDOG=1"]
 
     def beats(self):
@@ -148,6 +150,7 @@ class Systemd:
         return [at for at, text in self.heard if text == "WATCHDOG=1"]
 
     def close(self):
+        self._listening.kill()
         self._sock.close()
 
 
@@ -236,3 +239,20 @@ def test_an_abstract_socket_is_told_too():
         systemd.bind(f"\0{name}")
         run(python(), "-c", "from alphavel.websocket import notify; notify.stopping()", NOTIFY_SOCKET=f"@{name}")
         assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_what_is_said_once_waits_for_a_listener_that_is_behind(tmp_path):
+    path = str(tmp_path / "notify")
+    code = "from alphavel.websocket import notify as n; n.alive(); print('beat', flush=True); n.main_pid(7)"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+            other.setblocking(False)
+            while True:
+                other.sendto(b"before", path)
+        told = gevent.spawn(run, python(), "-c", code, NOTIFY_SOCKET=path)
+        gevent.sleep(0.5)
+        while (text := systemd.recv(100)) == b"before":
+            pass
+        assert text == b"MAINPID=7"
+        assert told.get().stdout == "beat\n"

@@ -602,7 +602,7 @@ def breaker(request):
 def test_reconnecting_goes_through_the_circuit_breaker_and_is_not_held_up_by_it(node, breaker):
     one = node()
     service = f"websocket-bus 127.0.0.1:{one.proxy.port}/0"
-    assert breaker.get_stats(service)["total_successes"] == 2, "one connection to listen, one to publish"
+    assert breaker.get_stats(service)["total_successes"] >= 2, "one connection to listen, one to publish"
     assert breaker.service(service).rules.recovery_timeout < MAX_PAUSE_S
     one.proxy.refuse()
     one.proxy.cut()

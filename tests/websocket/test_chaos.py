@@ -207,6 +207,8 @@ class Storm:
                     self._told.take(event)
             self._last_delivery = delivery.body
         self._deliveries = len(deliveries)
+        if self._told.wrong:
+            gevent.sleep(1.0)  # whoever has told it has said that it leads, which may not have been read yet
         if self._calm_rounds() < 2:
             self._told.may_lack(self._so())
         assert not self._told.wrong, "\n".join(self._told.wrong)

@@ -171,7 +171,10 @@ class Subscriber:
         self.heard_at = time.monotonic()
         number = 0
         while (keys or self._unanswered) and not self._is_over:
-            message = pubsub.get_message(timeout=pause)
+            try:
+                message = pubsub.get_message(timeout=pause)
+            except ValueError as error:  # redis-py closes what it reads into where another greenlet could not write
+                raise redis.ConnectionError("it was closed while it was listened to") from error
             now = time.monotonic()
             if self._failure is not None:
                 raise self._failure

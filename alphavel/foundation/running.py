@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import tempfile
 from pathlib import Path
@@ -34,6 +35,14 @@ def run_dir() -> Path:
         status = folder.lstat()
     except OSError as error:
         raise ControlError(f"Cannot use {folder}: {error}. Name another folder in {FOLDER_VARIABLE}.") from error
-    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077 or not stat.S_ISDIR(status.st_mode):
-        raise ControlError(f"{folder} must be a folder of this user's that nobody else may enter (mode 0700).")
+    whose = "" if status.st_uid == os.getuid() else f" It is {_name(status.st_uid)}'s, and this is {_name(os.getuid())}."
+    if whose or stat.S_IMODE(status.st_mode) & 0o077 or not stat.S_ISDIR(status.st_mode):
+        raise ControlError(f"{folder} must be a folder of this user's that nobody else may enter (mode 0700).{whose}")
     return folder
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

@@ -63,6 +63,7 @@ def test_a_server_that_is_killed_under_load_comes_back_and_so_do_its_clients(sit
 
 def test_a_restart_hands_clients_over(site, started):
     started("websocket")
+    assert os.getuid() or re.search(r"(?m)^state +ready$", site.run("stats")), "where root asks for another user"
     with Client(site.port) as client, site.run_in_background("supervisor-restart") as command:
         with client:
             assert client.closed().code == 4200

@@ -197,7 +197,7 @@ def test_a_folder_that_others_may_enter_is_refused(folder, bits):
 def test_a_folder_of_somebody_else_is_refused(folder):
     folder.mkdir(mode=0o700)
     os.chown(folder, 12345, 12345)
-    with pytest.raises(ControlError, match="folder of this user's"):
+    with pytest.raises(ControlError, match=r"folder of this user's .* It is user 12345's, and this is root\."):
         run_dir()
 
 

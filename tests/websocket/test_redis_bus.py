@@ -18,7 +18,8 @@ import pytest
 
 from alphavel.circuit_breaker import CircuitBreakerManager
 from alphavel.foundation import ConfigurationError, container
-from alphavel.websocket.bus.reconnecting import MAX_PAUSE_S
+from alphavel.websocket.bus import reconnecting
+from alphavel.websocket.bus.reconnecting import MAX_PAUSE_S, Reconnecting
 from alphavel.websocket.settings import AppSettings, BroadcastingSettings, RedisSettings
 from tests.proxy import Proxy
 from tests.redis_server import running_redis
@@ -615,6 +616,7 @@ def test_reconnecting_goes_through_the_circuit_breaker_and_is_not_held_up_by_it(
 
 
 def test_a_server_whose_circuit_is_isolated_stays_away_until_it_is_closed(node, breaker, caplog):
+    caplog.set_level("INFO", "alphavel.websocket.bus")
     one, two = node(), node()
     service = f"websocket-bus 127.0.0.1:{two.proxy.port}/0"
     with two.connect() as there:
@@ -628,7 +630,19 @@ def test_a_server_whose_circuit_is_isolated_stays_away_until_it_is_closed(node, 
         assert "cannot be reached to listen" in caplog.text
         breaker.close(service)
         came_up(two)
+        wait_until(lambda: caplog.text.count(f"Redis at 127.0.0.1:{two.proxy.port}/0 is reached") == 2)
         assert_whole(there, [publisher])
+
+
+def test_an_hour_without_redis_is_a_dozen_lines(caplog, monkeypatch):
+    monkeypatch.setattr(reconnecting, "MAX_PAUSE_S", 0.0001)
+    attempts = iter(range(100))
+
+    def work():
+        raise OSError("away")
+
+    Reconnecting("somewhere").keep(work, "listen", lambda: next(attempts, None) is not None)
+    assert caplog.text.count("cannot be reached to listen") == 7
 
 
 def test_a_breaker_that_cannot_be_made_keeps_a_server_away_only_as_long_and_is_named(node, caplog):

@@ -58,8 +58,9 @@ class Reconnecting:
                 failures = 1 if time.monotonic() - started > _STEADY_S else failures + 1
                 # Half of it is chance, so that the nodes of a fleet do not all come at once.
                 pause = min(MAX_PAUSE_S, _FIRST_PAUSE_S * 2**failures) * random.uniform(0.5, 1.0)  # noqa: S311 (nothing secret)
-                text = "Redis at %s cannot be reached to %s, trying again in %.1f s: %s"
-                logger.warning(text, self._place, what, pause, error)
+                if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th: an hour without Redis is a dozen lines
+                    text = "Redis at %s cannot be reached to %s, trying again in %.1f s: %s"
+                    logger.warning(text, self._place, what, pause, error)
                 self._over.wait(pause)
 
     def reach(self, connect: Callable[[], object]) -> None:

@@ -218,6 +218,7 @@ class RedisBus:
     def _went(self, is_up: bool) -> None:
         if is_up:
             self._reconnects += 1
+            log_later(logger, logging.INFO, "Redis at %s is reached", self._settings.place)
             self._missing.begin()
             self._is_heard = False
             self._ask(self.keys.all)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from alphavel.websocket.server import WebSocketServer
 
 PREFIX = "/app/"
-_SUBPROTOCOL = re.compile(r"pusher-channels-protocol-([0-9]{1,3})")
+SUBPROTOCOL = f"pusher-channels-protocol-{VERSIONS[-1]}"
+_ANY_SUBPROTOCOL = re.compile(r"pusher-channels-protocol-([0-9]{1,3})")
 REASONS = {
     4000: "tls_required", 4001: "unknown_app", 4003: "app_disabled", 4004: "app_full", 4005: "not_found", 4006: "version",
     4007: "version", 4008: "version", 4009: "origin", 4100: "full",
@@ -88,7 +89,7 @@ def _check_app(app: App | None, path: str) -> Refusal | None:
 
 def _offered(header: str) -> tuple[str | None, str | None]:
     """Return a subprotocol that the client offers, and the version in it: best one that is spoken here."""
-    matches = [match for match in map(_SUBPROTOCOL.fullmatch, map(str.strip, header.split(","))) if match]
+    matches = [match for match in map(_ANY_SUBPROTOCOL.fullmatch, map(str.strip, header.split(","))) if match]
     # Another is named too: a browser takes no handshake that leaves out what it offered, and would not see the close code.
     best = next((match for match in matches if int(match[1]) in VERSIONS), matches[0] if matches else None)
     return (best[0], best[1]) if best else (None, None)

@@ -603,7 +603,9 @@ def test_each_way_to_start_answers(way, shop, port):
         program.wait_for(started)
         wait_until(lambda: answers(port))
         client = library(types.SimpleNamespace(port=port))
-        with PusherClient(port) as subscriber:
+        with PusherClient(port, headers={"Sec-WebSocket-Protocol": "pusher-channels-protocol-7"}) as subscriber:
+            # A phone or browser that asked for it goes away without.
+            assert subscriber.headers["sec-websocket-protocol"] == "pusher-channels-protocol-7"
             subscriber.join("a")
             assert client.trigger("a", "my-event", {"n": 1}) == {}
             assert subscriber.receive() == {"event": "my-event", "channel": "a", "data": {"n": 1}}

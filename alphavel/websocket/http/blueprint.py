@@ -29,7 +29,15 @@ _STATIC = Path(__file__).parent / "static"
 @blueprint.record
 def _name_subprotocol(state: BlueprintSetupState) -> None:
     # gevent-websocket's handler answers the handshake before we see it, and asks the application for the subprotocol to name.
-    vars(state.app).setdefault("app_protocol", lambda path: SUBPROTOCOL if path == WebSocket.settings.path else None)
+    vars(state.app).setdefault("app_protocol", _subprotocol_at)
+
+
+def _subprotocol_at(path: str) -> str | None:
+    from alphavel.websocket import pusher_entrance
+
+    if pusher_entrance.leads_here(WebSocket, path):
+        return pusher_entrance.SUBPROTOCOL
+    return SUBPROTOCOL if path == WebSocket.settings.path else None
 
 
 @blueprint.before_app_request

@@ -74,7 +74,10 @@ class OptionsSettings:
     )
     handshake_timeout: float = setting(10.0, "Time for a request's headers to arrive.", unit="seconds", minimum=0.1)
     body_timeout: float = setting(
-        60.0, "Time that a request's body may stop coming; then the connection is closed.", unit="seconds", minimum=0.1
+        60.0,
+        "Time that a request's body may stop coming, or its answer may not be taken; then the connection is closed.",
+        unit="seconds",
+        minimum=0.1,
     )
     close_timeout: float = setting(5.0, "Time for a peer to end a closing handshake.", unit="seconds", minimum=0.1)
     drain_timeout: float = setting(

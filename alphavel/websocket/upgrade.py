@@ -81,6 +81,16 @@ def send_at_once(sock: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def bound_writing(sock: Any, seconds: float) -> None:
+    """
+    Have the kernel give a connection up whose peer takes nothing for so long, though it is still there; 0: as the system does.
+
+    RFC 5482. Nothing is to be done for each write, and a peer that is merely slow has all the time it needs.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # a Unix socket knows no such thing, nor do other systems
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
 def received_after_headers(rfile: io.BufferedReader, sock: Any) -> bytes:
     """Return what an HTTP server's reader holds beyond the request's headers, without waiting for more."""
     timeout = sock.gettimeout()
@@ -197,8 +207,15 @@ class Upgrades:
 
     def handle(self) -> None:
         """Serve one HTTP connection; see pywsgi. One that is gone before its answer was written ends in silence."""
+        bound_writing(self.socket, self.websocket_server().settings.options.body_timeout)
         with contextlib.suppress(OSError):
             super().handle()  # type: ignore[misc]
+
+    def _sendall(self, data: bytes) -> None:
+        try:
+            super()._sendall(data)  # type: ignore[misc]
+        except TimeoutError as error:  # see `bound_writing`
+            raise OSError(errno.EPIPE, "the answer was not taken") from error  # which pywsgi takes in silence
 
     def _handle_client_error(self, error: Exception) -> tuple[str, bytes] | None:
         # In place of pywsgi's, which lets any stranger write tracebacks, and request lines with tokens, into the log.
@@ -251,6 +268,7 @@ class Upgrades:
         self._note_status(status)
         received = received_after_headers(self.rfile, self.socket)
         sock = self.socket
+        bound_writing(sock, 0)  # it has an outbox from now on
         if self.parked and not isinstance(sock, ssl.SSLSocket):
             self.socket = None  # or pywsgi would close what is no longer its own
         hand_over(server, admission, sock, received, self.parked)
@@ -278,7 +296,7 @@ class Upgrades:
     def _send(self, server: WebSocketServer, response: api.Response) -> None:
         self._note_status(f"{response.status} {HTTPStatus(response.status).phrase}")
         data = response.serialize(not (self.close_connection or server.is_draining), self.environ["REQUEST_METHOD"])
-        self.socket.sendall(data)
+        self._sendall(data)
         self.response_length = len(data)
 
     def _read_body(self, server: WebSocketServer) -> bytes:

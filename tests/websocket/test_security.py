@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import time
 
@@ -200,6 +201,46 @@ def test_a_body_that_keeps_coming_may_take_its_time(serve):
     assert connection.getresponse().status == 200
     connection.close()
     assert application.asked == [("POST", "/page", b"x" * 10)]
+
+
+def test_who_does_not_take_an_answer_is_let_go_and_who_takes_it_slowly_is_not(serve):
+    """Each held a greenlet and an open file for as long as it liked."""
+    ended = []
+
+    class Answer:
+        def __init__(self, path):
+            self.path = path
+
+        def __iter__(self):
+            yield b"x" * 8_000_000
+
+        def close(self):
+            ended.append(self.path)
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Length", "8000000")])
+        return Answer(environ["PATH_INFO"])
+
+    server = serve(application=application, body_timeout=3.0)
+    slow, silent = (socket.socket() for _ in range(2))
+    with slow, silent:
+        for sock, path in ((slow, b"/slow"), (silent, b"/silent")):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.settimeout(30)
+            sock.connect(("127.0.0.1", server.port))
+            sock.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        while ended != ["/silent"]:
+            assert slow.recv(4096), "who reads is not let go"
+            gevent.sleep(0.1)
+        received = len(slow.recv(4096))
+        while piece := slow.recv(1_000_000):
+            received += len(piece)
+        assert received > 1_000_000
+    assert ended == ["/silent", "/slow"]
+    with server.connect() as client:
+        connection = server.connections.connections[client.socket_id]
+        with socket.socket(fileno=os.dup(connection.transport.fd)) as held:
+            assert held.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0, "a WebSocket has an outbox for that"
 
 
 # Pages of other sites

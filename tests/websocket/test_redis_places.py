@@ -222,6 +222,22 @@ def test_servers_meet_over_all_shards_of_a_cluster(fleet):
                 assert client.execute_command("PUBSUB", "SHARDCHANNELS")
 
 
+def test_servers_that_start_while_a_cluster_is_down_meet_when_it_is_there(fleet):
+    with running_cluster() as servers:
+        for server in servers:
+            server.stop()
+        one, two = fleet(servers[0].url, cluster=True)
+        assert not one.relay.bus.is_up
+        with one.connect() as client:
+            client.subscribe("a")  # nobody waits for a Redis that is not there
+            one.to_channel("a").push({"event": "here"})
+            assert client.receive()["event"] == "here"
+        for server in servers:
+            server.start()
+        wait_until(lambda: one.relay.bus.is_up and two.relay.bus.is_up, 60)
+        assert_one(one, two)
+
+
 def test_servers_follow_a_slot_that_moves_to_another_shard(fleet):
     with running_cluster() as servers:
         one, two = fleet(servers[0].url, cluster=True)

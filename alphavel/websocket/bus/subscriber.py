@@ -153,7 +153,7 @@ class Subscriber:
                 self._listen(pubsub)
             finally:
                 if changing is not None:
-                    changing.kill(block=False)
+                    changing.kill()  # to its end: once more, and it would wait for answers of the next connection
                 self._lost()
 
     def _lost(self) -> None:

@@ -152,7 +152,7 @@ class Site:
         """Run commands of the document, and return what they print."""
         commands = documented()[name]
         result = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", commands],
+            ["sh", "-euc", commands],
             cwd=self.folder,
             env={**self._environment(), **environment},
             stdin=subprocess.DEVNULL,
@@ -167,7 +167,7 @@ class Site:
 
     def run_in_background(self, name: str, user: str = "root", **environment: str) -> Program:
         """Begin to run commands of the document, as `user` where the tests are run by root."""
-        shell = ["bash", "-euo", "pipefail", "-c", documented()[name]]
+        shell = ["sh", "-euc", documented()[name]]
         become = None if os.getuid() else user
         return Program(*shell, cwd=self.folder, user=become, **self._environment(), **environment)
 

@@ -19,7 +19,7 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = re.compile(rf'\s*;\s*({_WORD})(?:\s*=\s*(?:({_WORD})|"((?:[^"\\]|\\.)*)"))?')
 REASONS = {
-    401: "unauthorized", 403: "origin", 404: "not_found", 408: "timeout", 426: "version", 431: "headers_too_large",
+    401: "unauthorized", 403: "origin", 404: "not_found", 408: "timeout", 426: "no_upgrade", 431: "headers_too_large",
     501: "no_socket", 503: "full",
 }  # fmt: skip
 """One word for counters, by the status of a refusal; `malformed` for all others."""
@@ -96,7 +96,8 @@ class Handshake:
         if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or environ.get("HTTP_TRANSFER_ENCODING"):
             raise HandshakeError(400, "A WebSocket handshake has no body.")
         if environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != VERSION:
-            raise HandshakeError(426, f"Only WebSocket version {VERSION} is spoken here.", [("Sec-WebSocket-Version", VERSION)])
+            text = f"Only WebSocket version {VERSION} is spoken here."
+            raise HandshakeError(426, text, [("Sec-WebSocket-Version", VERSION)], reason="version")
         key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
         if not _is_key(key):
             raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64.")

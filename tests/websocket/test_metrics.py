@@ -179,13 +179,14 @@ def test_why_clients_are_refused(serve):
     for headers in (
         {"Origin": "https://elsewhere.example"},
         {"Sec-WebSocket-Version": "12"},
+        {"Connection": "close"},
         {"Authorization": "Bearer x.y.z"},
     ):
         with pytest.raises(Refused):
             server.connect(headers=headers)
     server.connect().subscribe("private-room")
     scrape = Scrape(server.port)
-    for reason in ("origin", "version", "unauthorized"):
+    for reason in ("origin", "version", "no_upgrade", "unauthorized"):
         assert scrape("handshake_failures_total", reason=reason) == 1
     assert scrape("auth_failures_total", reason="malformed") == 1
     assert scrape("auth_failures_total", reason="channel") == 1

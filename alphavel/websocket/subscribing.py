@@ -69,7 +69,7 @@ class Subscribing:
         """Whether an authorizer has to be asked, or the bus to be waited for."""
         name = command.channel
         # The name first: an expression of the application's is not to be matched against megabytes of a stranger's.
-        if name_error(name, connection.app.max_channel_name_length) is not None:
+        if not _is_own(connection, name) and name_error(name, connection.app.max_channel_name_length) is not None:
             return False
         signed = isinstance(command, SubscribeSigned)
         asks = (not signed and Kind.of(name) is not Kind.PUBLIC) or self._is_guarded(name)
@@ -89,11 +89,10 @@ class Subscribing:
     def subscribe_signed(self, connection: Connection, command: SubscribeSigned) -> None:
         """Put one of Pusher's clients on a channel, or say why not."""
         name = command.channel
-        user_id = user_of(name) if isinstance(name, str) else None
-        if user_id is None:
+        if not isinstance(name, str) or user_of(name) is None:
             limit = connection.app.settings.limits.channel_name_length
             self._join(connection, command, limit, lambda: self._check_signed(connection, command))
-        elif connection.user is None or connection.user.id != user_id:
+        elif not _is_own(connection, name):
             text = "Only the user who is signed in on this connection may join this channel."
             _refuse(connection, name, _RefusedError(ErrorCode.UNAUTHORIZED, text))
         else:
@@ -216,8 +215,8 @@ class Subscribing:
 
     def unsubscribe(self, connection: Connection, command: Unsubscribe) -> None:
         """Take a connection off a channel, whether it was on it or not."""
-        name, user = command.channel, connection.user
-        if user is not None and name == user_channel(user.id):
+        name = command.channel
+        if _is_own(connection, name):
             pass  # there was nothing to enter, so that there is nothing to leave
         elif not good_name(connection, name, connection.app.max_channel_name_length):
             return
@@ -293,6 +292,11 @@ class Subscribing:
         except TypeError as error:  # such as: nested too deep
             raise _RefusedError(ErrorCode.BAD_MESSAGE, f"The member's info cannot be passed on: {error}.") from None
         return member
+
+
+def _is_own(connection: Connection, name: Any) -> bool:
+    """Whether it is the channel of the connection's own user."""
+    return connection.user is not None and name == user_channel(connection.user.id)
 
 
 def _user_id_error(user_id: object, max_length: int) -> str | None:

@@ -18,13 +18,15 @@ import pytest
 
 from alphavel.circuit_breaker import CircuitBreakerManager
 from alphavel.foundation import ConfigurationError, container
+from alphavel.websocket.auth.signatures import user_auth
 from alphavel.websocket.bus import reconnecting
 from alphavel.websocket.bus.reconnecting import MAX_PAUSE_S, Reconnecting
+from alphavel.websocket.frames import Opcode, frame
 from alphavel.websocket.settings import AppSettings, BroadcastingSettings, RedisSettings
 from tests.proxy import Proxy
 from tests.redis_server import running_redis
 from tests.support import Program, free_port, script, wait_until
-from tests.websocket.clients import Client
+from tests.websocket.clients import MASK, Client
 from tests.websocket.conftest import SECRET
 from tests.websocket.pusher import PusherClient
 from tests.websocket.tokens import bearer
@@ -223,6 +225,23 @@ def test_what_a_lost_answer_leaves_in_doubt_is_sent_again_and_arrives_once(node)
         assert_whole(client, [publisher])
     assert two.get_stats()["bus_duplicates"] > 0
     assert two.get_stats()["bus_missed"] == 0
+
+
+def test_who_has_just_signed_in_joins_the_users_channel_when_redis_has_said_that_it_is_listened_to(node):
+    """A client that was nearer than Redis was heard no more: it was the loop that waited for Redis, and the loop cannot."""
+    one, two = node(), node()
+    with PusherClient(one.port) as client:
+        user = '{"id":"7"}'
+        signing_in = {"auth": user_auth("app-key", "app-secret", client.socket_id, user), "user_data": user}
+        at_once = [
+            {"event": "pusher:signin", "data": signing_in},
+            {"event": "pusher:subscribe", "data": {"auth": "", "channel": "#server-to-user-7"}},
+        ]
+        client.raw(b"".join(frame(Opcode.TEXT, json.dumps(command).encode(), mask=MASK) for command in at_once))
+        assert client.receive()["event"] == "pusher:signin_success"
+        assert client.receive()["event"] == "pusher_internal:subscription_succeeded"
+        two.to_user(7).push({"event": "hello"})
+        assert client.receive()["event"] == "hello"
 
 
 @pytest.mark.parametrize("towards", ["both", "client", "server"])

@@ -9,6 +9,7 @@ A test puts it between a client and a real server and breaks the line at the mom
         proxy.heal()                           # it passes now, as TCP would send it again
         proxy.cut()                            # all connections end with a reset; new ones are accepted
         proxy.strand()                         # those there are carry nothing any more, new ones do
+        proxy.lead_to(other.port)              # new ones lead to another server, as after a failover
         proxy.refuse()                         # new ones are refused; `heal` accepts them again
         proxy.delay_s = 0.05                   # each byte arrives so much later, in each direction
         proxy.bytes_per_s = 100_000            # of each connection, in each direction
@@ -102,6 +103,10 @@ class Proxy:
         New ones work.
         """
         self._order(self._strand)
+
+    def lead_to(self, port: int) -> None:
+        """Have new connections lead to another server. Those there are stay."""
+        self._order(lambda: setattr(self, "_server", (self.host, port)))
 
     def refuse(self) -> None:
         """Refuse new connections. Those there are stay."""

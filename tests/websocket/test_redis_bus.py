@@ -548,6 +548,44 @@ def test_who_listens_to_patterns_delays_nobody(node, redis):
         assert there.receive()["event"] == "m"
 
 
+def test_who_joins_many_channels_at_once_asks_who_publishes_to_them_over_one_connection(node, redis):
+    one, two = node(), node()
+    names = [f"channel-{number}" for number in range(20)]
+    with one.connect() as here, contextlib.ExitStack() as stack, redis.client() as client:
+        there = [stack.enter_context(two.connect()) for _ in names]
+        for name in names:
+            here.subscribe(name)
+            is_alone(one, name)
+        two.proxy.delay_s = 0.05
+        before = client.info("stats")["total_connections_received"]
+        for peer, name in zip(there, names, strict=True):
+            peer.send("subscribe", {"channel": name})
+        for peer in there:
+            assert peer.receive()["event"] == "subscribed"
+        assert client.info("stats")["total_connections_received"] == before
+
+
+def test_who_listened_on_another_redis_than_it_published_on_misses_nothing_that_it_joined_for_there(node, redis):
+    """As for a while after a failover: what it announced, nobody heard."""
+    one, two = node(), node()
+    with running_redis() as other, one.connect() as here, two.connect() as there, redis.client() as client:
+        for server in (one, two):
+            server.proxy.lead_to(other.port)
+        one.proxy.cut()
+        wait_until(lambda: one.relay.bus._reconnects == 1 and one.relay.bus.is_up)
+        here.subscribe("a")
+        is_alone(one)
+        client.client_kill_filter(_type="pubsub")
+        wait_until(lambda: two.relay.bus._reconnects == 1 and two.relay.bus.is_up)
+        there.subscribe("a")
+        one.to_channel("a").push({"event": "m", "data": 0})
+        client.client_kill_filter(_type="normal", skipme=True)
+        for number in range(1, 100):
+            one.to_channel("a").push({"event": "m", "data": number})
+            gevent.sleep(0.01)
+        assert [there.receive()["data"] for _ in range(100)] == list(range(100))
+
+
 # What does not fit
 
 

@@ -6,7 +6,8 @@ somebody else begins to listen. Where the next message for the key, too, was tak
 from then on messages for it are only kept, for nodes that were away (see `replaying`).
 
     this node  SUBSCRIBE watch:K             another  SUBSCRIBE K
-               PUBLISH K …        → 1                 PUBLISH watch:K {"kind":"listens"}  → 1: it has to wait
+               PUBLISH K …        → 1                 PUBSUB NUMSUB watch:K  → 1: it has to wait
+                                                      PUBLISH watch:K {"kind":"listens"}
                {"kind":"heard","key":K} → the other   tells its client `subscribed`
 
 Redis does one after the other: either the other's subscription came before that message, which then was taken by two, or this
@@ -23,11 +24,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gevent
-import redis
 
 from alphavel.websocket.bus.envelope import Envelopes, MalformedError
 from alphavel.websocket.later import log_later
@@ -52,20 +52,18 @@ Watched = dict[bytes, object]
 class Interest:
     """What this node knows of who listens, and what it says of itself."""
 
-    def __init__(self, name: str, keys: Keys, subscriber: Subscriber, outbox: Outbox, watchers: Callable[[bytes], int]) -> None:
+    def __init__(self, name: str, keys: Keys, subscriber: Subscriber, outbox: Outbox) -> None:
         """
         Args:
             name: Of this node.
             keys: Names.
             subscriber: What comes in.
             outbox: What goes out.
-            watchers: Asks Redis how many listen to a key, patterns aside. Blocks the calling greenlet.
         """
         self._keys = keys
         self._own = keys.node(name)
         self._subscriber = subscriber
         self._outbox = outbox
-        self._count_watchers = watchers
         self._watched: Watched = {}
         self._alone: set[bytes] = set()
         self._proof = _Proof()
@@ -111,7 +109,8 @@ class Interest:
             self._subscriber.unwant(self._keys.watch(key))
 
     def forget(self) -> None:
-        """Others may listen to whatever it is."""
+        """Others may listen to whatever it is, perhaps on another Redis: what is proven of this one says nothing of that."""
+        self._proof, self._proven_at = _Proof(), 0.0
         for key in list(self._watched):
             self.shared(key)
 
@@ -130,26 +129,18 @@ class Interest:
         if not self._keys.is_for_some(key):
             self._subscriber.confirm(key)
             return
-        self._announced[key] = announced = _Announced()
+        announced = _Announced(self._subscriber.since(key))
+        self._announced.pop(key, None)  # the oldest stand first
+        self._announced[key] = announced
         self._outbox.announce(self._keys.watch(key), lambda count: self._told(key, announced, count))
 
     def _told(self, key: bytes, announced: _Announced, count: int | Exception) -> None:
         if isinstance(count, Exception):
             log_later(logger, logging.ERROR, "Redis does not let nodes tell each other what they listen to: %s", count)
-        elif count:
-            gevent.spawn(self._wait, key, announced)
+        elif announced.answers < count:
+            announced.awaited = count
+            gevent.spawn_later(_WAIT_S, self._over, key, announced)
             return
-        self._over(key, announced)
-
-    def _wait(self, key: bytes, announced: _Announced) -> None:
-        until = time.monotonic() + _WAIT_S
-        try:
-            # Who listens to a pattern was counted, too, and will not answer.
-            announced.awaited = self._count_watchers(self._keys.watch(key))
-        except (redis.RedisError, OSError):
-            announced.awaited = None
-        if announced.awaited is None or announced.answers < announced.awaited:
-            gevent.sleep(max(0.0, until - time.monotonic()))
         self._over(key, announced)
 
     def heard(self, to: bytes, content: dict[str, Any]) -> None:
@@ -179,7 +170,8 @@ class Interest:
     def _over(self, key: bytes, announced: _Announced) -> None:
         if self._announced.get(key) is announced:
             del self._announced[key]
-            self._subscriber.confirm(key)
+            if self._subscriber.since(key) == announced.since:  # or it was left and joined again
+                self._subscriber.confirm(key)
 
     # Life
 
@@ -211,6 +203,7 @@ class Interest:
         """What others say does not come in any more."""
         self.forget()
         self._announced.clear()
+        self._outbox.announce_nothing()
 
 
 class _Proof:
@@ -226,9 +219,10 @@ class _Proof:
 
 
 class _Announced:
-    __slots__ = ("answers", "at", "awaited")
+    __slots__ = ("answers", "at", "awaited", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
+        self.since = since  # when the key was wanted
         self.at = time.monotonic()
         self.answers = 0
         self.awaited: int | None = None  # not known yet

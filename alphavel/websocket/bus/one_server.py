@@ -63,9 +63,13 @@ class OneServer:
         """See `outbox.Send`."""
         return self._ask([("PUBLISH", key, envelope) for key, envelope in messages])
 
-    def watchers(self, key: bytes) -> int:
-        """Ask how many listen to a key, patterns aside. Blocks the calling greenlet; raises redis.RedisError."""
-        return int(self._client.pubsub_numsub(key)[0][1])
+    def tell(self, messages: list[tuple[bytes, bytes]]) -> list[Any]:
+        """Like `send`, but return how many listened to each key, those who listen to patterns aside."""
+        keys = [key for key, _ in messages]
+        numbers, *answers = self._ask([("PUBSUB", "NUMSUB", *keys), *(("PUBLISH", *message) for message in messages)])
+        if isinstance(numbers, Exception):
+            return answers  # it may not be asked: those who listen to patterns are counted, too
+        return [answer if isinstance(answer, Exception) else n for answer, n in zip(answers, numbers[1::2], strict=True)]
 
     def _ask(self, commands: list[tuple[str | bytes, ...]]) -> list[Any]:
         """

@@ -43,6 +43,9 @@ Send = Callable[[list[tuple[bytes, bytes]]], Sequence[int | Exception]]
 raises where it is not known which of them Redis has taken.
 """
 
+Told = Callable[[int | Exception], None]
+"""`told(count)`: how many nodes an announcement has to be answered by, or why Redis refused it."""
+
 
 class Item(NamedTuple):
     """Something that is published."""
@@ -79,6 +82,7 @@ class Outbox:
         sent: Number of the last message that whoever listens has been given, and with it all before.
         unneeded: How many were for nobody elsewhere: they were kept only, for nodes that were away.
         is_unneeded: Says of a key whether that is so; until it is set, of none.
+        tell: Sends announcements as `Send` does, but returns how many have to answer. To be set before `announce` is called.
     """
 
     def __init__(self, envelopes: Envelopes, max_queue: int, max_kept: int) -> None:
@@ -92,6 +96,7 @@ class Outbox:
         self.dropped = self.unneeded = 0
         self.queued_bytes = self.sent = 0
         self.is_unneeded: Callable[[bytes], bool] = lambda key: False
+        self.tell: Send = lambda messages: ()
         self._envelopes = envelopes
         self._max_queue = max_queue
         self._max_kept = max_kept
@@ -99,7 +104,7 @@ class Outbox:
         self._line = 1
         self._queue: deque[Item | Replay] = deque()
         self._notes: deque[tuple[bytes, Note]] = deque(maxlen=_MAX_NOTES)
-        self._announcements: deque[tuple[bytes, Callable[[int | Exception], None]]] = deque()
+        self._announcements: dict[bytes, Told] = {}
         self._kept: deque[tuple[float, Item]] = deque()
         self._kept_bytes = 0
         self._wake, self._empty = Event(), Event()
@@ -125,10 +130,14 @@ class Outbox:
         self._notes.append((key, note))
         self._wake.set()
 
-    def announce(self, key: bytes, told: Callable[[int | Exception], None]) -> None:
-        """Queue that this node listens, before all messages; `told` is called with how many have been told, or a refusal."""
-        self._announcements.append((key, told))
+    def announce(self, key: bytes, told: Told) -> None:
+        """Queue that this node listens, before all messages, in place of what was to be announced for the same key."""
+        self._announcements[key] = told
         self._wake.set()
+
+    def announce_nothing(self) -> None:
+        """Take back what was to be announced."""
+        self._announcements.clear()
 
     def replay(self, replay: Replay) -> None:
         """Queue what another node asks for."""
@@ -186,11 +195,12 @@ class Outbox:
                     self._notes.remove(note)
             return
         if self._announcements:
-            some = list(islice(self._announcements, _AT_ONCE))
-            counts = send([(key, self._envelopes.seal("listens", {})) for key, _ in some])
-            for (_, told), count in zip(some, counts, strict=True):
-                self._announcements.popleft()
-                told(count)
+            some = list(islice(self._announcements.items(), _AT_ONCE))
+            counts = self.tell([(key, self._envelopes.seal("listens", {})) for key, _ in some])
+            for (key, told), count in zip(some, counts, strict=True):
+                if self._announcements.get(key) is told:  # neither taken back nor announced anew meanwhile
+                    del self._announcements[key]
+                    told(count)
             return
         first = self._queue[0]
         if isinstance(first, Replay):

@@ -90,7 +90,8 @@ class RedisBus:
         self._receive: Receive = lambda read: None
         self._first_up = Event()
         self._reconnects = -1
-        self._is_heard = False  # whether Redis carries what this node says, since it asked what it missed
+        self._is_asked = False  # whether it has asked what it missed
+        self._is_heard = False  # whether Redis carries what this node says, since then
         for key in (self.keys.all, self.keys.node(name)):
             self._subscriber.want(key)
 
@@ -105,9 +106,10 @@ class RedisBus:
         servers = self._servers
         if not isinstance(servers, OneServer):  # the shards of a cluster do nothing one after the other
             return None
-        interest = Interest(self.name, self.keys, servers.subscriber, self._outbox, servers.watchers)
+        interest = Interest(self.name, self.keys, servers.subscriber, self._outbox)
         servers.subscriber.on_listening = interest.announce
-        self._outbox.is_unneeded = interest.is_unneeded
+        servers.subscriber.on_unwanted = interest.shared  # or another node's listening could be taken for this one's
+        self._outbox.is_unneeded, self._outbox.tell = interest.is_unneeded, servers.tell
         return interest
 
     # What is carried to this node
@@ -119,8 +121,6 @@ class RedisBus:
         key = self.keys.of(fact.app, fact.name if fact.kind == "channel" else user_channel(fact.user))
         if key != self.keys.all:
             (self._subscriber.want if is_so else self._subscriber.unwant)(key)
-            if self._interest is not None and not is_so:
-                self._interest.shared(key)  # or another node's listening could be taken for this one's
 
     def hears(self, app_id: str, channel: str) -> bool:
         """See `contract.Bus`."""
@@ -204,7 +204,13 @@ class RedisBus:
     def _publish(self) -> None:
         if self._interest is not None:
             self._interest.forget()  # it may be another Redis
-        self._outbox.run(lambda: self._reconnecting.reach(self._servers.ping), self._send)
+            self._ping()
+            if self._subscriber.is_up and self._is_asked:
+                self._ask_all()  # where it listens nobody may have heard what it asked and announced
+        self._outbox.run(self._ping, self._send)
+
+    def _ping(self) -> None:
+        self._reconnecting.reach(self._servers.ping)
 
     def _send(self, messages: list[tuple[bytes, bytes]]) -> Sequence[int | Exception]:
         if self._interest is None:
@@ -219,10 +225,7 @@ class RedisBus:
         if is_up:
             self._reconnects += 1
             log_later(logger, logging.INFO, "Redis at %s is reached", self._settings.place)
-            self._missing.begin()
-            self._is_heard = False
-            self._ask(self.keys.all)
-            self._wait_for_answers()
+            self._ask_all()
             self._first_up.set()
         else:
             self._missing.lost(self._subscriber.heard_at)
@@ -299,14 +302,22 @@ class RedisBus:
 
     # What was missed
 
+    def _ask_all(self) -> None:
+        self._missing.begin()
+        self._is_asked = self._is_heard = False
+        self._ask(self.keys.all)
+        self._wait_for_answers()
+
     def _ask(self, key: bytes) -> None:
         self._outbox.note(key, lambda: self._envelopes.write("ask", self._question(key)))
 
     def _question(self, key: bytes) -> dict[str, Any]:
         """As it is when it is sent, which may take a while."""
         seen = self._seen.last(0) if self._servers.has_one_stream else {}
-        missing = self._missing
-        return {"session": missing.session, "away": missing.away_s, "seen": seen, "again": key != self.keys.all}
+        missing, is_again = self._missing, key != self.keys.all
+        if not is_again:
+            self._is_asked = True
+        return {"session": missing.session, "away": missing.away_s, "seen": seen, "again": is_again}
 
     def _asked(self, content: dict[str, Any]) -> None:
         origin, away, seen, session = content["origin"], content.get("away"), content.get("seen"), content.get("session")

@@ -29,6 +29,7 @@ class Subscriber:
         is_up: Whether it is connected and subscribed to all that was wanted then.
         heard_at: When Redis was last heard, seconds on the monotonic clock; 0: never.
         on_listening: Called with each key that is listened to from now on and was not when it came up; has `confirm` called.
+        on_unwanted: Called with each key that nobody wants any more.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Subscriber:
         self.is_up = False
         self.heard_at = 0.0
         self.on_listening: Callable[[bytes], None] = self.confirm
+        self.on_unwanted: Callable[[bytes], None] = lambda key: None
         self._open_pubsub = open_pubsub
         self._receive = receive
         self._went = went
@@ -87,6 +89,7 @@ class Subscriber:
             del self._wanted[key]
             self._leaving[key] = time.monotonic() + _LINGER_S
             self._wake.set()
+            self.on_unwanted(key)
 
     def hears(self, key: bytes) -> bool:
         """Whether what is published to a key comes in: Redis has said so. Also True where there is no Redis to wait for."""

@@ -8,6 +8,8 @@ import resource
 SPARE_FILES = 64
 """What a process needs besides its connections: requests, logs, the sockets it listens on."""
 
+_KEPT_FILES = 48  # of these, for all else than unfinished handshakes
+
 
 def raise_file_limit(max_connections: int) -> str | None:
     """
@@ -39,7 +41,7 @@ def room_for_connections(wanted: int) -> int:
 
 def room_for_handshakes(wanted: int, connections: int) -> int:
     """Return how many unfinished handshakes the limit leaves room for beside so many connections, at least 1."""
-    return _at_most(wanted, connections + SPARE_FILES // 2)
+    return _at_most(wanted, connections + _KEPT_FILES)
 
 
 def _at_most(wanted: int, taken: int) -> int:

@@ -24,6 +24,7 @@ logger = get_logger("alphavel.http")
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 _PAUSE_S = 0.005
 _NO_FILE_S = 0.1
+_AT_ONCE = 16  # are accepted in place of others, who have to close their files first
 _PATIENCE = 0.1  # of handshake_timeout: so long newcomers wait for those before them, until the oldest of these has to go
 
 
@@ -86,8 +87,9 @@ class HttpServer(WSGIServer):  # type: ignore[misc]
         pending = self._shaking_hands if self.ssl_enabled else self.waiting_for_headers
         if len(pending) + self._accepted < most_pending(server):
             return False
-        patience = _PATIENCE * server.settings.options.handshake_timeout
-        return not pending or time.monotonic() - next(iter(pending.values())) < patience
+        if not pending or self._accepted >= _AT_ONCE:
+            return True
+        return time.monotonic() - next(iter(pending.values())) < _PATIENCE * server.settings.options.handshake_timeout
 
     def handle(self, sock: Any, address: Any) -> None:
         """Serve one connection; see gevent."""

@@ -210,7 +210,7 @@ def test_what_is_no_tls_is_let_go_in_silence(serve, certificate, context, capfd)
 
 def test_tls_handshakes_that_never_end_make_room_for_newcomers(serve, certificate, context, capfd):
     server = serve(tls=certificate, max_pending_handshakes=10, handshake_timeout=60.0)
-    silent = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(30)]
+    silent = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(15)]
     with server.connect(tls=context) as client:
         client.send("ping")
         assert client.receive()["event"] == "pong"

@@ -42,7 +42,8 @@ def test_over_max_connections_the_handshake_is_answered_with_503_and_retry_after
 def small(tmp_path):
     """A server in a process that may open files for four connections; `.port` is where."""
     (tmp_path / "config").mkdir()
-    (tmp_path / "config/websocket.yaml").write_text(f"apps: [{{id: 1, key: {KEY}, secret: {APP_SECRET}}}]")
+    config = f"options: {{handshake_timeout: 3}}\napps: [{{id: 1, key: {KEY}, secret: {APP_SECRET}}}]"
+    (tmp_path / "config/websocket.yaml").write_text(config)
     serve = f"ulimit -n {SPARE_FILES + 4}; exec {script('alpha')} websocket:serve --host 127.0.0.1 --port 0"
     with Program("sh", "-c", serve, cwd=tmp_path) as program:
         program.port = int(re.search(r":(\d+)/", program.wait_for("auth")).group(1))
@@ -80,6 +81,7 @@ def test_who_never_finishes_a_request_takes_no_file_that_newcomers_need(small):
         with Client(small.port, timeout_s=60) as client:
             client.send("ping")
             assert client.receive()["event"] == "pong"
+    assert "Nobody can be accepted" not in small.output
 
 
 def test_where_no_file_is_left_that_is_said_and_who_waits_gets_in_once_there_is_one(small):

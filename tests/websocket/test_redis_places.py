@@ -238,6 +238,23 @@ def test_servers_that_start_while_a_cluster_is_down_meet_when_it_is_there(fleet)
         assert_one(one, two)
 
 
+def test_servers_that_take_servers_of_a_cluster_for_single_ones_meet_all_the_same(serve):
+    """What one of them says of how many take a message counts only those who listen on itself."""
+    prefix = f"{uuid.uuid4()}:"
+    with running_cluster() as servers:
+        places = [RedisSettings(server.url, prefix=prefix, timeout=2.0) for server in servers[:2]]
+        one, two = (
+            serve(apps=(APP,), secret=SECRET, anonymous=True, broadcasting=BroadcastingSettings("redis", place)) for place in places
+        )
+        with one.connect() as here, two.connect() as there:
+            here.subscribe("a")
+            there.subscribe("a")
+            for number in range(20):
+                one.to_channel("a").push({"event": "n", "data": number})
+                wait_until(lambda: not one.relay.bus.buffered_bytes)
+                assert there.receive()["data"] == number
+
+
 def test_servers_follow_a_slot_that_moves_to_another_shard(fleet):
     with running_cluster() as servers:
         one, two = fleet(servers[0].url, cluster=True)

@@ -46,6 +46,7 @@ class Cluster:
     """
 
     has_one_stream = False
+    counts_all = False
 
     def __init__(
         self, settings: RedisSettings, reconnecting: Reconnecting, receive: Receive, went: Callable[[bool], None]

@@ -21,6 +21,7 @@ class OneServer:
     Attributes:
         subscriber: What comes in.
         has_one_stream: Whether all messages of a node come in the order of their numbers.
+        counts_all: Whether all are counted who take a message. One server of a cluster counts only those who listen on itself.
     """
 
     has_one_stream = True
@@ -29,6 +30,7 @@ class OneServer:
         self, settings: RedisSettings, reconnecting: Reconnecting, receive: Receive, went: Callable[[bool], None]
     ) -> None:
         """See `Subscriber`."""
+        self.counts_all = False  # not known yet
         self._reconnecting = reconnecting
         self._client = connect(settings)
         self._publishing: Any = None  # the connection for that, taken from the client's pool until it breaks
@@ -55,9 +57,10 @@ class OneServer:
 
     def ping(self) -> None:
         """Ask whether it takes what is published. Blocks the calling greenlet."""
-        for answer in self._ask([("PING",)]):
-            if isinstance(answer, Exception):
-                raise answer
+        hello, pong = self._ask([("HELLO",), ("PING",)])
+        if isinstance(pong, Exception):
+            raise pong
+        self.counts_all = not _is_of_cluster(hello)
 
     def send(self, messages: list[tuple[bytes, bytes]]) -> list[Any]:
         """See `outbox.Send`."""
@@ -95,3 +98,10 @@ class OneServer:
             self._client.connection_pool.release(connection)
             raise
         return answers
+
+
+def _is_of_cluster(hello: Any) -> bool:
+    """Whether a server has said so: a list or, over RESP3, a map; an error of one before Redis 6, which is taken for one by itself."""
+    if isinstance(hello, list):
+        hello = dict(zip(hello[::2], hello[1::2], strict=False))
+    return isinstance(hello, dict) and hello.get(b"mode") == b"cluster"

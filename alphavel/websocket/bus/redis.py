@@ -213,7 +213,7 @@ class RedisBus:
         self._reconnecting.reach(self._servers.ping)
 
     def _send(self, messages: list[tuple[bytes, bytes]]) -> Sequence[int | Exception]:
-        if self._interest is None:
+        if self._interest is None or not self._servers.counts_all:
             return self._servers.send(messages)
         keys = [key for key, _ in messages]
         watched = self._interest.watched(keys)

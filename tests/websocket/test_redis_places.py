@@ -242,10 +242,9 @@ def test_servers_that_take_servers_of_a_cluster_for_single_ones_meet_all_the_sam
     """What one of them says of how many take a message counts only those who listen on itself."""
     prefix = f"{uuid.uuid4()}:"
     with running_cluster() as servers:
-        places = [RedisSettings(server.url, prefix=prefix, timeout=2.0) for server in servers[:2]]
-        one, two = (
-            serve(apps=(APP,), secret=SECRET, anonymous=True, broadcasting=BroadcastingSettings("redis", place)) for place in places
-        )
+        settings = [RedisSettings(server.url, prefix=prefix, timeout=2.0) for server in servers[:2]]
+        buses = [BroadcastingSettings("redis", each) for each in settings]
+        one, two = (serve(apps=(APP,), secret=SECRET, anonymous=True, broadcasting=bus) for bus in buses)
         with one.connect() as here, two.connect() as there:
             here.subscribe("a")
             there.subscribe("a")

@@ -101,7 +101,7 @@ class OneServer:
 
 
 def _is_of_cluster(hello: Any) -> bool:
-    """Whether a server has said so: a list or, over RESP3, a map; an error of one before Redis 6, which is taken for one by itself."""
+    """Whether a server has said so, in a list or, over RESP3, a map. One before Redis 6 errs, and is a single one."""
     if isinstance(hello, list):
         hello = dict(zip(hello[::2], hello[1::2], strict=False))
     return isinstance(hello, dict) and hello.get(b"mode") == b"cluster"

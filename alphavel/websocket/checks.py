@@ -10,6 +10,7 @@ from alphavel.websocket.protocols import ErrorCode
 if TYPE_CHECKING:
     from alphavel.websocket.connections import Connection
 
+HANDLER_FAILED = "The server failed to handle this event."
 LONGEST_NAME_REPEATED = 1024
 """A name that a client sent stands in what it is answered, unless it is longer than this."""
 

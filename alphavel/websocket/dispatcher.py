@@ -17,7 +17,7 @@ import orjson
 
 from alphavel.websocket.auth import AuthenticationError
 from alphavel.websocket.channels import name_error
-from alphavel.websocket.checks import good_event_name, send_error
+from alphavel.websocket.checks import HANDLER_FAILED, good_event_name, send_error
 from alphavel.websocket.client_events import ClientEvents
 from alphavel.websocket.frames import Opcode, frame
 from alphavel.websocket.later import log_later
@@ -175,20 +175,19 @@ class Dispatcher:
         # Handlers of "message" see what a client sent before its names are checked: any JSON, of any size.
         name = repr(getattr(command, "event", None) or getattr(command, "channel", None))
         logger.exception("A handler failed: %s %.300s", what, name, extra=about(connection))
-        text = "The server failed to handle this event."
         options = self._server.settings.options
         channel: Any = getattr(command, "channel", None)
         named = name_error(channel, connection.app.max_channel_name_length) is None
         if isinstance(command, (Subscribe, SubscribeSigned)) and named:
-            answer = connection.protocol.subscription_error(channel, ErrorCode.HANDLER_FAILED, text)
+            answer = connection.protocol.subscription_error(channel, ErrorCode.HANDLER_FAILED, HANDLER_FAILED)
             connection.transport.send_frame(answer)
             return
         context: dict[str, Any] = {}
-        if isinstance(command, Broadcast) and named:
+        if isinstance(command, (Broadcast, ReadHistory)) and named:
             context["channel"] = channel
         elif isinstance(command, Custom) and len(command.event) <= options.max_event_name_length:
             context["data"] = {"event": command.event}
-        send_error(connection, ErrorCode.HANDLER_FAILED, text, **context)
+        send_error(connection, ErrorCode.HANDLER_FAILED, HANDLER_FAILED, **context)
 
     # Commands
 

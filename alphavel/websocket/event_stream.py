@@ -77,12 +77,14 @@ def _read(server: WebSocketServer, environ: Mapping[str, Any]) -> OpenStream:
         recover = orjson.loads(query["recover"][0]) if "recover" in query else {}
         if not isinstance(recover, dict):
             raise ValueError('recover: expected {"channel":{"epoch":…,"serial":…}}.')  # noqa: TRY004, TRY301
-        rewind = int(query["rewind"][0]) if "rewind" in query else None
+        rewind = orjson.loads(query["rewind"][0]) if "rewind" in query else {}
+        if not isinstance(rewind, dict):
+            rewind = dict.fromkeys(names, rewind)
         last = environ.get("HTTP_LAST_EVENT_ID") or query.get("last_event_id", [""])[0]
         last_event_id = EventId.read(last) if last else None
     except ValueError as error:
         raise HandshakeError(400, str(error)) from None
-    return OpenStream([Subscribe(name, recover.get(name), rewind) for name in names], last_event_id)
+    return OpenStream([Subscribe(name, recover.get(name), rewind.get(name)) for name in names], last_event_id)
 
 
 def _response(origin: str | None) -> bytes:

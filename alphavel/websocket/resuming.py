@@ -45,14 +45,17 @@ class Wish(NamedTuple):
     @classmethod
     def of(cls, command: Subscribe | SubscribeSigned, last: EventId | None = None) -> Wish:
         """
-        Read `recover` and `rewind`; `last` is what an event stream says where it says neither.
+        Read `recover` and `rewind`; `last`, which only event streams say, goes before them: a browser that comes back asks once
+        more for all that stands in the address, and it is the last that it has seen.
 
         Raises:
             ValueError: They make no sense.
         """
         recover, rewind = command.recover, command.rewind
+        if last is not None:
+            return cls(True, last=last)
         if recover is None and rewind is None:
-            return _NONE if last is None else cls(True, last=last)
+            return _NONE
         if rewind is not None and (not isinstance(rewind, int) or isinstance(rewind, bool) or not 1 <= rewind <= MAX_LIMIT):
             raise ValueError(f'"rewind" is a number of messages from 1 to {MAX_LIMIT}; got {ascii(rewind)[:40]}.')
         if recover is None or recover is True:

@@ -18,7 +18,7 @@ from alphavel.websocket import resuming, subscriptions
 from alphavel.websocket.auth.signatures import SignatureError, check_channel_auth
 from alphavel.websocket.channels import POISON, Channel, Kind, Member, info_to_json, name_error, user_channel, user_of
 from alphavel.websocket.channels.authorizers import DENIED
-from alphavel.websocket.checks import LONGEST_NAME_REPEATED, code_of, good_name, send_error
+from alphavel.websocket.checks import HANDLER_FAILED, LONGEST_NAME_REPEATED, code_of, good_name, send_error
 from alphavel.websocket.later import log_later
 from alphavel.websocket.logs import about, get_logger
 from alphavel.websocket.protocols import ErrorCode, OpenStream, ReadHistory, Resumption, Subscribe, SubscribeSigned, Unsubscribe
@@ -189,6 +189,10 @@ class Subscribing:
             return _Granted(name, wish, member)
         except _RefusedError as refused:
             return _Refusal(name, refused)
+        except Exception:  # an authorizer's, which says nothing of the other channels
+            self._server.counters.errors += 1
+            logger.exception("An authorizer failed", extra={**about(connection), "channel": name})
+            return _Refusal(name, _RefusedError(ErrorCode.HANDLER_FAILED, HANDLER_FAILED))
 
     def _checked(self, check: Callable[[], T]) -> T:
         """Ask whether a connection may join, and once more where authorizers are to be asked again meanwhile."""

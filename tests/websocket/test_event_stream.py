@@ -178,7 +178,7 @@ def test_stream_of_no_channels_is_told_what_is_pushed_to_its_user(serve, stream)
         ({"channels": ",".join(f"c{n}" for n in range(101))}, bearer(), 400, "got 101"),
         ({"recover": "{"}, bearer(), 400, "unexpected end"),
         ({"recover": "[]"}, bearer(), 400, "recover: expected"),
-        ({"rewind": "x"}, bearer(), 400, "invalid literal"),
+        ({"rewind": "x"}, bearer(), 400, "unexpected character"),
         ({"last_event_id": "x"}, bearer(), 400, "an event's id"),
         ({}, bearer() | {"Last-Event-ID": "5-é"}, 400, "an event's id"),
         ({}, bearer() | {"Origin": "https://evil.example"}, 403, "origin"),
@@ -231,6 +231,48 @@ def test_who_comes_back_goes_on_after_the_last_event(serve, stream):
     assert [back.receive()["data"] for _ in range(6)] == [2, 3, 4, 5, 6, 7]  # in the order they were said, on whatever channel
     push(server, 8)
     assert back.receive()["data"] == 8
+
+
+@pytest.mark.parametrize("wish", ["rewind", "recover"])
+def test_browser_that_comes_back_goes_on_though_its_address_is_that_of_the_first_time(serve, stream, wish):
+    """EventSource asks for the same address each time, with the last id: it was given once more what it wanted at first."""
+    server = serve(channels=KEEPING)
+    position = stream(server.port).opened()[0]["data"]
+    for number in (1, 2):
+        push(server, number)
+    asked = {wish: {"rewind": "2", "recover": json.dumps({"chat.1": position})}[wish]}
+    one = stream(server.port, **asked)
+    one.opened()
+    assert [one.receive()["data"] for _ in range(2)] == [1, 2]
+    push(server, 3)
+    back = stream(server.port, headers={"Last-Event-ID": one.last_event_id}, **asked)
+    assert back.opened()[0]["recovered"] is True
+    assert back.receive()["data"] == 3
+
+
+def test_each_channel_can_be_rewound_by_its_own_number(serve, stream):
+    server = serve(channels=KEEPING)
+    for number in range(6):
+        push(server, number, f"chat.{1 + number % 2}")
+    one = stream(server.port, "chat.1,chat.2,chat.3", rewind='{"chat.1":1,"chat.2":2}')
+    one.opened(1, 2, 3)
+    assert [one.receive()["data"] for _ in range(3)] == [3, 4, 5]
+    bad = stream(server.port, "chat.1,chat.2", rewind='{"chat.1":"all"}')
+    assert [answer["event"] for answer in bad.opened(1, 2)] == ["error", "subscribed"]
+
+
+def test_authorizer_that_fails_keeps_a_stream_off_its_channel_only(serve, stream, caplog):
+    """All others stayed unanswered."""
+
+    def broken(user):
+        raise RuntimeError("the database is away")
+
+    server = serve(lambda server: server.channel("guarded")(broken))
+    bad, good = stream(server.port, "guarded,news").opened(1, 2)
+    assert (bad["event"], bad["channel"], bad["code"]) == ("error", "guarded", 4500)
+    assert (good["event"], good["channel"]) == ("subscribed", "news")
+    assert "the database is away" in caplog.text
+    assert server.counters.errors == 1
 
 
 def test_id_comes_before_the_first_message(serve, stream):

@@ -551,6 +551,20 @@ def test_client_reads_a_history_only_where_it_may_now(serve):
     assert client.receive()["code"] == 4009
 
 
+def test_client_is_told_whose_history_cannot_be_read_because_the_authorizer_fails(serve):
+    """By the channel clients find which of their questions is answered: without one alphavel.js waited for ever."""
+
+    def broken(user, room):
+        raise RuntimeError("the database is away")
+
+    rules = {"private-*": ChannelSettings(HistorySettings(size=5))}
+    server = serve(lambda server: server.channel("private-{room}")(broken), channels=rules, secret=SECRET)
+    client = server.connect(f"/?token={token()}")
+    client.send("history", {"channel": "private-a"})
+    answer = client.receive()
+    assert (answer["event"], answer["code"], answer["channel"]) == ("error", 4500, "private-a")
+
+
 @pytest.mark.parametrize(
     "data", [{}, {"channel": 5}, {"channel": "chat.1", "limit": "x"}, {"channel": "chat.1", "since": 1}, {"channel": "news"}]
 )
@@ -604,6 +618,17 @@ def test_message_past_its_ttl_is_not_given_to_who_comes_back(serve):
     back = server.connect()
     assert subscribe(back, recover=position)["recovered"] is True
     assert back.receive()["data"] == "long"
+
+
+def test_message_past_its_ttl_is_not_the_last_event_of_a_cache_channel(serve):
+    server = serve()
+    push(server, "short", "cache-a", ttl=0.05)
+    push(server, "long", "cache-b", ttl=60)
+    gevent.sleep(0.1)
+    client = server.connect()
+    subscribe(client, "cache-a")
+    subscribe(client, "cache-b")
+    assert client.receive()["data"] == "long"
 
 
 def test_history_that_does_not_fit_into_an_outbox_is_refused_at_the_start(serve):

@@ -46,13 +46,16 @@ class EventCache:
         self._events: dict[str, Cached] = {}  # the oldest first
 
     def put(self, channel: str, message: Message, ttl_s: float | None = None) -> None:
-        """Keep an event as the last of its channel, for `ttl_s` where it is not as long as all."""
+        """Keep an event as the last of its channel, for `ttl_s` or as long as all, and no longer than its own ttl."""
         self._forget(channel)
         size = message.size + len(channel)
         if size > self._max_bytes:
             return
         message.compact()
-        self._events[channel] = Cached(message, self._clock() + (self.ttl_s if ttl_s is None else ttl_s), size)
+        kept_s = self.ttl_s if ttl_s is None else ttl_s
+        if message.delivery is not None and message.delivery.ttl is not None:
+            kept_s = min(kept_s, message.delivery.ttl)
+        self._events[channel] = Cached(message, self._clock() + kept_s, size)
         self._size += size
         while self._size > self._max_bytes:
             self._forget(next(iter(self._events)))

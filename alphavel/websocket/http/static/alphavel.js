@@ -1039,9 +1039,11 @@ class EventStream {
   constructor(EventSource, url, wanted) {
     const requests = wanted.map((subscription) => subscription.request);
     this.#channels = new Set(requests.map((request) => request.channel));
-    const recover = requests.filter((request) => request.recover).map((request) => [request.channel, request.recover]);
     url.searchParams.set("channels", [...this.#channels].join(","));
-    if (recover.length) url.searchParams.set("recover", JSON.stringify(Object.fromEntries(recover)));
+    for (const wish of /** @type {const} */ (["recover", "rewind"])) {
+      const wishes = requests.filter((request) => request[wish]).map((request) => [request.channel, request[wish]]);
+      if (wishes.length) url.searchParams.set(wish, JSON.stringify(Object.fromEntries(wishes)));
+    }
     this.#source = new EventSource(url.href);
     this.#source.onmessage = (/** @type {any} */ message) => this.#receive(message);
     this.#source.onerror = () => this.#end(this.#closed.code, this.#closed.reason);

@@ -27,6 +27,8 @@ from tests.websocket.tokens import bearer
 APP = """
 import os
 import time
+from datetime import date
+from uuid import UUID
 from flask import Flask, request
 from alphavel.websocket import WebSocket, blueprint
 
@@ -61,8 +63,8 @@ def sleep(connection):
     connection.send({"event": "slept", "data": VERSION})
 
 @WebSocket.event("keep")
-def keep(connection):
-    connection.state["lock"] = object()
+def keep(connection, data):
+    connection.state["kept"] = {"lock": object(), "date": date(2026, 1, 1), "pair": (1, 2), "id": UUID(int=1)}[data]
 
 @WebSocket.on("close")
 def closed(connection, code):
@@ -320,16 +322,17 @@ def test_those_that_cannot_be_taken_along_are_asked_to_come_back(start):
     stays = server.connect()
     compressed = server.connect("/", {"Sec-WebSocket-Extensions": "permessage-deflate"}, greeted=False)
     compressed.receive_frame()
-    busy, keeper = server.connect(), server.connect()
-    keeper.send("keep")
-    keeper.send("ping")
-    assert keeper.receive()["event"] == "pong"
+    busy, *keepers = (server.connect() for _ in range(5))
+    for keeper, kept in zip(keepers, ("lock", "date", "pair", "id"), strict=True):
+        keeper.send("keep", kept)
+        keeper.send("ping")
+        assert keeper.receive()["event"] == "pong"
     busy.send("sleep")
     gevent.sleep(0.1)
     said = server.upgrade()
     assert "goes on with" in said
     assert "asked to connect again" in said
-    assert keeper.closed().code == 4200
+    assert [keeper.closed().code for keeper in keepers] == [4200] * 4
     assert compressed.closed().code == 4200
     stays.send("ping")
     assert stays.receive()["event"] == "pong"

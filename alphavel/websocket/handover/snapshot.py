@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from alphavel.websocket.protocols import Protocol
     from alphavel.websocket.server import WebSocketServer
 
+_STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+
 
 class Moving(NamedTuple):
     """
@@ -64,16 +66,25 @@ def _move(connection: Connection) -> Moving | None:
     if watching:
         content["watching"] = watching
     if connection.has_state:
-        try:
-            content["state"] = orjson.Fragment(orjson.dumps(connection.state))
-        except TypeError:
+        state = _json(connection.state)
+        if state is None:
             return None
+        content["state"] = orjson.Fragment(state)
     waiting, read = transport.move()
     if waiting:
         content["waiting"] = waiting.decode("latin-1")
     if read is not None:
         content["read"] = read
     return Moving(connection, waiting, content)
+
+
+def _json(state: dict[str, Any]) -> bytes | None:
+    """Return JSON of which the very same can be made again; None where there is none: a date would come back as a text."""
+    try:
+        text = orjson.dumps(state, option=_STRICT)
+    except TypeError:
+        return None
+    return text if orjson.loads(text) == state else None
 
 
 def _protocol_key(connection: Connection) -> str | None:

@@ -10,7 +10,9 @@ import { after, afterEach, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { EventSource } from "eventsource";
-import WebSocket from "ws";
+import Pusher from "pusher-js";
+import WebSocket, { WebSocketServer } from "ws";
+import { recover } from "../../alphavel/websocket/http/static/alphavel-pusher.js";
 import { Alphavel, AlphavelError, PresenceChannel } from "../../alphavel/websocket/http/static/alphavel.js";
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
@@ -670,4 +672,26 @@ test("stays away when its only token has expired", async () => {
   await one.connect();
   const closed = await next(one, "close");
   assert.deepEqual([closed.code, closed.retryInMs, one.state], [4009, null, "closed"]);
+});
+
+// The plug-in for pusher-js
+
+test("alphavel-pusher.js does no harm with servers of others", async () => {
+  const other = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+  const say = (socket, event, more) => socket.send(JSON.stringify({ event, ...more }));
+  other.on("connection", (socket) => {
+    say(socket, "pusher:connection_established", { data: { socket_id: "1.1", activity_timeout: 120 } });
+    socket.on("message", (text) => {
+      const { channel } = JSON.parse(text).data;
+      if (channel !== "second") say(socket, "pusher_internal:subscription_succeeded", { channel }); // some say no more
+      else say(socket, "pusher_internal:subscription_succeeded", { channel, data: {} }); // or what is no text
+    });
+  });
+  await once(other, "listening");
+  const { port } = other.address();
+  const pusher = recover(new Pusher("key", { wsHost: "127.0.0.1", wsPort: port, forceTLS: false, cluster: "", enabledTransports: ["ws"] }));
+  const subscribed = (name) => new Promise((resolve) => pusher.subscribe(name).bind("pusher:subscription_succeeded", resolve));
+  await Promise.all(["first", "second"].map(subscribed));
+  pusher.disconnect();
+  other.close();
 });

@@ -44,7 +44,8 @@ export function recover(pusher) {
   /** @param {{ event: string, channel?: string, data?: any, serial?: number }} message */
   const note = ({ event, channel = "", data, serial }) => {
     const position = positions.get(channel);
-    if (event === "pusher_internal:subscription_succeeded") begin(channel, JSON.parse(data));
+    // Of other servers' answers some hold no data, or data that is no text; they know of no positions.
+    if (event === "pusher_internal:subscription_succeeded") begin(channel, typeof data === "string" ? JSON.parse(data) : {});
     else if (event === "pusher:subscription_error" && position && data.status === 400) begin(channel, { again: true });
     else if (serial !== undefined && position) position.serial = serial;
   };

@@ -13,8 +13,7 @@ demo: $(VENV)/.demo  ## Start the demo: a chat, who is online, private notificat
 	@$(BIN)/python -m examples.demo $(ARGS)
 
 test: lint tools  ## Check everything: linters and all tests; installs and starts what they need
-	@# One process for each: the WebSocket server's tests are monkey-patched, the others must not be.
-	@set -e; for suite in $(wildcard $(SUITES:%=tests/%)); do echo "== $$suite"; $(BIN)/python -m pytest -q $$suite $(ARGS); done
+	@PYTHON=$(BIN)/python ARGS="$(ARGS)" tests/all_suites.sh $(SUITES)
 
 test-all: tools  ## Run the tests with every Python from 3.10 on that is found
 	@PYTHON=$(PYTHON) tests/all_pythons.sh

@@ -18,11 +18,12 @@ import { Alphavel, AlphavelError, PresenceChannel } from "../../alphavel/websock
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const SECRET = "a secret that is long enough for HS256, and then some more";
 const PATIENCE_MS = 60_000;
+const [LOWEST, HIGHEST] = (process.env.TEST_PORTS ?? "20000-32000").split("-").map(Number);
 
 /** A port that nobody listens on, and that the system gives to no client while a server is away: below the ephemeral ones. */
 async function freePort() {
   for (;;) {
-    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    const port = LOWEST + Math.floor(Math.random() * (HIGHEST - LOWEST));
     const server = net.createServer().listen(port, "127.0.0.1");
     const free = await new Promise((resolve) => server.on("listening", () => resolve(true)).on("error", () => resolve(false)));
     if (!free) continue;

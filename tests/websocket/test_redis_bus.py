@@ -518,6 +518,29 @@ def test_who_publishes_for_its_own_and_is_out_of_reach_keeps_for_others_what_the
         assert [there.receive()["data"] for _ in range(5)] == list(range(5))
 
 
+def test_who_joins_while_another_node_does_not_know_that_it_is_cut_off_is_told_late(node, redis):
+    one, two = node(), node()
+    with one.connect() as here, two.connect() as there, redis.client() as client:
+        here.subscribe("a")
+        is_alone(one)
+        pubsubs = client.client_list(_type="pubsub")
+        victim = max(pubsubs, key=lambda each: int(each["sub"]))  # it listens to the channel, too
+        one.proxy.black_hole("client")
+        gevent.sleep(0.4)  # what one publishes to itself is on its way back, and the end of the connection waits behind it
+        client.client_kill_filter(_id=victim["id"])
+        wait_until(lambda: client.pubsub_numsub(f"{node.prefix}watch:channel:1:a")[0][1] == 0)
+        there.subscribe("a")  # at once: nobody is known to publish nothing
+        for number in range(5):
+            one.to_channel("a").push({"event": "m", "data": number})
+        one.to_channel("b").push({"event": "m"})
+        one.proxy.heal()
+        assert [there.receive()["data"] for _ in range(5)] == list(range(5))
+        came_up(one)
+        one.to_channel("a").push({"event": "m", "data": 5})
+        assert there.receive()["data"] == 5
+    assert two.get_stats()["bus_missed"] == 0
+
+
 def test_who_was_away_is_told_what_was_not_published_meanwhile(node):
     one, two = node(), node()
     with one.connect() as here, two.connect() as there:

@@ -17,6 +17,10 @@ Who hangs, or is not reached, cannot answer. So this node publishes something to
 knows for `LEASE_S` after the last time that it did so and it came back: whatever was said before has come, too. Who waits for
 answers waits longer. That something was taken by one also says that one Redis has both of this node's connections.
 
+Redis may have given up this node's connection before this node knows, so that whoever begins to listen is told to wait for
+nobody. So when it knows, it publishes what it kept since it last heard itself: `late`, with their ages, for those who listened
+by then.
+
 A node whose connection broke announces none of its keys: it asks what it missed, and whoever is asked forgets what is here.
 """
 
@@ -67,7 +71,7 @@ class Interest:
         self._watched: Watched = {}
         self._alone: set[bytes] = set()
         self._proof = _Proof()
-        self._proven_at = 0.0
+        self._proven_at = self._doubtful_since = 0.0
         self._announced: dict[bytes, _Announced] = {}
 
     # Who publishes
@@ -197,10 +201,11 @@ class Interest:
 
     def _check_proof(self) -> None:
         if self._proof.is_taken and self._proof.has_come:
-            self._proven_at = self._proof.at
+            self._proven_at = self._doubtful_since = self._proof.at
 
     def went_down(self) -> None:
         """What others say does not come in any more."""
+        self._outbox.tell_late(self._doubtful_since)
         self.forget()
         self._announced.clear()
         self._outbox.announce_nothing()

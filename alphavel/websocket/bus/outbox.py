@@ -56,6 +56,14 @@ class Item(NamedTuple):
     place: int
 
 
+class Kept(NamedTuple):
+    """Something that was published, or was for nobody, and when: seconds on the monotonic clock."""
+
+    at: float
+    item: Item
+    is_unneeded: bool
+
+
 class Replay(NamedTuple):
     """
     What another node asks for, after it was away.
@@ -102,10 +110,10 @@ class Outbox:
         self._max_kept = max_kept
         self._numbering = Numbering()
         self._line = 1
-        self._queue: deque[Item | Replay] = deque()
+        self._queue: deque[Item | Kept | Replay] = deque()
         self._notes: deque[tuple[bytes, Note]] = deque(maxlen=_MAX_NOTES)
         self._announcements: dict[bytes, Told] = {}
-        self._kept: deque[tuple[float, Item]] = deque()
+        self._kept: deque[Kept] = deque()
         self._kept_bytes = 0
         self._wake, self._empty = Event(), Event()
         self._empty.set()
@@ -143,6 +151,13 @@ class Outbox:
         """Queue what another node asks for."""
         self._append(replay)
 
+    def tell_late(self, since: float) -> None:
+        """Queue what was for nobody from a time on: somebody may have listened after all."""
+        doubtful = list(takewhile(lambda kept: kept.at >= since, reversed(self._kept)))
+        for kept in reversed(doubtful):
+            if kept.is_unneeded:
+                self._append(kept)
+
     def check(self) -> None:
         """Ask Redis at once whether it is there: something says that it may not be."""
         self._in_doubt = True
@@ -154,7 +169,7 @@ class Outbox:
         self._is_over = True
         self._wake.set()
 
-    def _append(self, item: Item | Replay) -> None:
+    def _append(self, item: Item | Kept | Replay) -> None:
         self._queue.append(item)
         self._empty.clear()
         self._wake.set()
@@ -208,6 +223,11 @@ class Outbox:
                 send([(first.key, self._envelopes.wrap(written))])
             self._queue.popleft()
             return
+        if isinstance(first, Kept):
+            late = {"session": 0, "items": [_told_again(first, time.monotonic())], "is_last": True}
+            send([(first.item.key, self._envelopes.seal("late", late))])
+            self._queue.popleft()
+            return
         batch = list(self._batch())
         needed = [item for item in batch if not self.is_unneeded(item.key)]
         sealed = [
@@ -243,25 +263,30 @@ class Outbox:
         self.sent = item.number
         self.unneeded += is_unneeded
         kept, now = self._kept, time.monotonic()
-        kept.append((now, item))
+        kept.append(Kept(now, item, is_unneeded))
         self._kept_bytes += len(item.written)
-        while kept and (self._kept_bytes > self._max_kept or kept[0][0] < now - _KEEP_S):
-            self._kept_bytes -= len(kept.popleft()[1].written)
+        while kept and (self._kept_bytes > self._max_kept or kept[0].at < now - _KEEP_S):
+            self._kept_bytes -= len(kept.popleft().item.written)
 
     def _replayed(self, replay: Replay) -> Iterable[bytes]:
         """Write what a node may have missed, in portions, the last of which says so."""
         now = time.monotonic()
         number, since = replay.number, replay.since
-        missed = [(at, item) for at, item in self._kept if (at >= since if number is None else item.number > number)]
+        missed = [kept for kept in self._kept if (kept.at >= since if number is None else kept.item.number > number)]
         portion: list[list[Any]] = []
         size = 0
-        for at, item in missed:
+        for kept in missed:
             if size > _BYTES_AT_ONCE:
                 yield self._portion(replay, portion, False)
                 portion, size = [], 0
-            portion.append([item.number, item.place, now - at, item.key.decode("latin-1"), orjson.Fragment(item.written)])
-            size += len(item.written)
+            portion.append(_told_again(kept, now))
+            size += len(kept.item.written)
         yield self._portion(replay, portion, True)
 
     def _portion(self, replay: Replay, items: list[list[Any]], is_last: bool) -> bytes:
         return self._envelopes.write("replay", {"session": replay.session, "items": items, "is_last": is_last})
+
+
+def _told_again(kept: Kept, now: float) -> list[Any]:
+    item = kept.item
+    return [item.number, item.place, now - kept.at, item.key.decode("latin-1"), orjson.Fragment(item.written)]

@@ -265,6 +265,9 @@ class RedisBus:
         if content["kind"] == "replay":
             self._told_again(content)
             return None
+        if content["kind"] == "late":
+            self._told_late(content)
+            return None
         numbers = content.get("numbers")
         if numbers is None:  # of a process that only sends, or one of those that may be lost
             self._has_all(content["origin"], content.get("sent"))
@@ -297,7 +300,7 @@ class RedisBus:
 
     def _deliver(self, message: Message) -> None:
         since = self._subscriber.since(message.key)
-        if since and self._is_new(message, since):
+        if since and self._is_new(message, since) and self._seen.is_first(_id_of(message)):
             self._receive(lambda: message.content)
 
     # What was missed
@@ -338,9 +341,17 @@ class RedisBus:
 
     def _told_again(self, content: dict[str, Any]) -> None:
         session, messages, is_last = read_replay(content)
+        self._missing.told(content["origin"], session, self._meant_for_this(messages), is_last)
+
+    def _told_late(self, content: dict[str, Any]) -> None:
+        _, messages, _ = read_replay(content)
+        for message in self._meant_for_this(messages):
+            if self._seen.is_first(_id_of(message)):  # not by its number: later ones for other keys have come
+                self._receive(functools.partial(dict, message.content))
+
+    def _meant_for_this(self, messages: list[tuple[float, Message]]) -> list[Message]:
         now = time.monotonic()
-        news = [message for age, message in messages if 0 < self._subscriber.since(message.key) <= now - age]
-        self._missing.told(content["origin"], session, news, is_last)
+        return [message for age, message in messages if 0 < self._subscriber.since(message.key) <= now - age]
 
     @property
     def _patience_s(self) -> float:
@@ -364,3 +375,8 @@ def _numbers(value: Any) -> Numbers:
     if not isinstance(value, list) or len(value) != 3 or not all(type(number) is int and number > 0 for number in value):
         raise MalformedError("Expected three numbers: of the connection, of the message, and of its place.")
     return Numbers(*value)
+
+
+def _id_of(message: Message) -> str:
+    """What a message is known by that may be told late, and again."""
+    return f"{message.content['origin']} {message.numbers.number}"

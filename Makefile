@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## Start the demo: a chat, who is online, private notificat
 	@$(BIN)/python -m examples.demo $(ARGS)
 
 test: lint tools  ## Check everything: linters and all tests; installs and starts what they need
-	@PYTHON=$(BIN)/python ARGS="$(ARGS)" tests/all_suites.sh $(SUITES)
+	@tests/all_suites.sh $(BIN)/python "$(ARGS)" $(SUITES)
 
 test-all: tools  ## Run the tests with every Python from 3.10 on that is found
 	@PYTHON=$(PYTHON) tests/all_pythons.sh

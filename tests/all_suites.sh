@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Runs the suites of tests that are named, each in a process of its own: the WebSocket server's tests are monkey-patched, the others
 # must not be. They wait more than they work, so the largest one runs beside the others, whose output comes when it is through.
-#   PYTHON=.venv/bin/python ARGS=-x tests/all_suites.sh foundation websocket …
+#   tests/all_suites.sh .venv/bin/python "-x" foundation websocket …
 set -uo pipefail
 cd "$(dirname "$0")/.."
+
+python=$1 options=$2
+shift 2
 
 run() {
     local failed=0
     for suite in "$@"; do
         echo "== tests/$suite"
-        # shellcheck disable=SC2086 # several arguments
-        "$PYTHON" -m pytest -q "tests/$suite" ${ARGS:-} || failed=1
+        # shellcheck disable=SC2086 # several options
+        "$python" -m pytest -q "tests/$suite" $options || failed=1
     done
     return $failed
 }

@@ -14,6 +14,7 @@ from tests.websocket.pusher import PusherClient
 from tests.websocket.tokens import bearer
 
 PATIENCE_S = 60.0
+_TRIES = 3  # a machine that is busy does not answer every time
 
 APP = """
 import json
@@ -121,8 +122,11 @@ class Server:
     @property
     def pids(self):
         """Process ids of the workers that answer, in order."""
-        stats = run(script("alpha"), "websocket:stats", "--json", cwd=self.folder, **self.run_dir)
-        return [worker["pid"] for worker in json.loads(stats.stdout)["workers"]] if stats.returncode == 0 else []
+        for _ in range(_TRIES):
+            stats = run(script("alpha"), "websocket:stats", "--json", cwd=self.folder, **self.run_dir)
+            if stats.returncode == 0:
+                return [worker["pid"] for worker in json.loads(stats.stdout)["workers"]]
+        return []
 
     def connect(self, user=None, worker=None, path="/"):
         """Connect until it is to the wanted worker; `user`: an id, or headers with a token."""

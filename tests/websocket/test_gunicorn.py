@@ -108,9 +108,14 @@ def test_gunicorns_reload_hands_everybody_to_new_workers_with_new_code(start):
     server.program.process.send_signal(signal.SIGHUP)
     assert client.closed().code == 4200
     client.close()
-    wait_until(lambda: len(server.pids) == 2 and not set(server.pids) & set(old), PATIENCE_S)
-    assert [server.do("VERSION", pid) for pid in server.pids] == [1000, 1000]
-    speak_to_each_other(server, server.pids)
+
+    def new():
+        pids = server.pids
+        return pids if len(pids) == 2 and not set(pids) & set(old) else None
+
+    pids = wait_until(new, PATIENCE_S)
+    assert [server.do("VERSION", pid) for pid in pids] == [1000, 1000]
+    speak_to_each_other(server, pids)
     assert server.program.stop(PATIENCE_S) == 0
 
 

@@ -110,7 +110,8 @@ class Outbox:
         self._max_kept = max_kept
         self._numbering = Numbering()
         self._line = 1
-        self._queue: deque[Item | Kept | Replay] = deque()
+        self._queue: deque[Item | Replay] = deque()
+        self._late: deque[Kept] = deque()
         self._notes: deque[tuple[bytes, Note]] = deque(maxlen=_MAX_NOTES)
         self._announcements: dict[bytes, Told] = {}
         self._kept: deque[Kept] = deque()
@@ -152,11 +153,10 @@ class Outbox:
         self._append(replay)
 
     def tell_late(self, since: float) -> None:
-        """Queue what was for nobody from a time on: somebody may have listened after all."""
+        """Queue what was for nobody from a time on, before what came later: somebody may have listened after all."""
         doubtful = list(takewhile(lambda kept: kept.at >= since, reversed(self._kept)))
-        for kept in reversed(doubtful):
-            if kept.is_unneeded:
-                self._append(kept)
+        self._late.extend(kept for kept in reversed(doubtful) if kept.is_unneeded)
+        self._wake.set()
 
     def check(self) -> None:
         """Ask Redis at once whether it is there: something says that it may not be."""
@@ -169,7 +169,7 @@ class Outbox:
         self._is_over = True
         self._wake.set()
 
-    def _append(self, item: Item | Kept | Replay) -> None:
+    def _append(self, item: Item | Replay) -> None:
         self._queue.append(item)
         self._empty.clear()
         self._wake.set()
@@ -191,7 +191,7 @@ class Outbox:
                 if self._in_doubt:
                     ping()
                     self.is_up, self._in_doubt = True, False
-                if self._notes or self._announcements or self._queue:
+                if self._notes or self._announcements or self._late or self._queue:
                     self._send_some(send)
                     continue
                 self._empty.set()
@@ -217,15 +217,16 @@ class Outbox:
                     del self._announcements[key]
                     told(count)
             return
+        if self._late:
+            kept = self._late[0]
+            late = {"session": 0, "items": [_told_again(kept, time.monotonic())], "is_last": True}
+            send([(kept.item.key, self._envelopes.seal("late", late))])
+            self._late.popleft()
+            return
         first = self._queue[0]
         if isinstance(first, Replay):
             for written in self._replayed(first):
                 send([(first.key, self._envelopes.wrap(written))])
-            self._queue.popleft()
-            return
-        if isinstance(first, Kept):
-            late = {"session": 0, "items": [_told_again(first, time.monotonic())], "is_last": True}
-            send([(first.item.key, self._envelopes.seal("late", late))])
             self._queue.popleft()
             return
         batch = list(self._batch())

@@ -346,7 +346,9 @@ class RedisBus:
     def _told_late(self, content: dict[str, Any]) -> None:
         _, messages, _ = read_replay(content)
         for message in self._meant_for_this(messages):
-            if self._seen.is_first(_id_of(message)):  # not by its number: later ones for other keys have come
+            if self._missing.awaits(content["origin"]):  # something before it is yet to come
+                self._missing.hold(message)
+            elif self._seen.is_first(_id_of(message)):  # not by its number: later ones for other keys have come
                 self._receive(functools.partial(dict, message.content))
 
     def _meant_for_this(self, messages: list[tuple[float, Message]]) -> list[Message]:

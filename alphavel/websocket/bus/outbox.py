@@ -155,8 +155,11 @@ class Outbox:
     def tell_late(self, since: float) -> None:
         """Queue what was for nobody from a time on, before what came later: somebody may have listened after all."""
         doubtful = list(takewhile(lambda kept: kept.at >= since, reversed(self._kept)))
-        self._late.extend(kept for kept in reversed(doubtful) if kept.is_unneeded)
-        self._wake.set()
+        late = [kept for kept in reversed(doubtful) if kept.is_unneeded]
+        if late:
+            self._late.extend(late)
+            self._empty.clear()
+            self._wake.set()
 
     def check(self) -> None:
         """Ask Redis at once whether it is there: something says that it may not be."""

@@ -81,8 +81,10 @@ class _Ours:
         return bool(self._bus.routes("1", ("b",), (), False))
 
     def send(self, content: dict[str, Any]) -> None:
+        from alphavel.websocket.bus.envelope import write
+
         for route in self._bus.routes("1", ("b",), (), False):
-            self._bus.publish("push", content, route.to)
+            self._bus.publish(write("push", content), route.to)
 
     def let_go(self) -> None:
         self._bus.drain(1 << 20, None)

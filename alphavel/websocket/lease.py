@@ -9,7 +9,6 @@ never jumps.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ import redis
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
+from alphavel.websocket import clock
 from alphavel.websocket.bus.membership import BEATS_A_LEASE
 from alphavel.websocket.logs import get_logger
 
@@ -61,7 +61,7 @@ class LeaseLeader:
     @property
     def leads(self) -> bool:
         """See `Leader`."""
-        return self._holds and time.monotonic() < self._until
+        return self._holds and clock.now() < self._until
 
     def start(self, elected: Callable[[], None], deposed: Callable[[], None]) -> None:
         """See `Leader`."""
@@ -82,7 +82,7 @@ class LeaseLeader:
         """See `Leader`."""
         with self._turn:
             if self._holds:
-                self._holds, self._not_before = False, time.monotonic() + _STAND_BACK_S
+                self._holds, self._not_before = False, clock.now() + _STAND_BACK_S
                 self._try(lambda: self._client.eval(_GIVE_BACK, 1, self._key, self._name))
                 self._deposed()
 
@@ -106,7 +106,7 @@ class LeaseLeader:
             self._ask_redis()
 
     def _ask_redis(self) -> None:
-        before = time.monotonic()
+        before = clock.now()
         if self._holds and before >= self._until:
             self._lose()
         if self._may_stand() and before >= self._not_before:

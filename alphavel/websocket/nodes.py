@@ -7,7 +7,6 @@ say is entered in order, in a greenlet of its own, so that pushes do not wait fo
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent.event import Event
 
+from alphavel.websocket import clock
 from alphavel.websocket.bus.contract import ALL_KEPT_S
+from alphavel.websocket.bus.envelope import write
 from alphavel.websocket.bus.facts import Fact
 from alphavel.websocket.bus.membership import BEATS_A_LEASE, Membership
 from alphavel.websocket.lease import LeaseLeader
@@ -92,7 +93,7 @@ class Nodes:
     def _send(self, to: str | None, kind: str, content: dict[str, Any]) -> None:
         # What is lost is told again when the next beat shows that it is missing.
         keys = None if to is None else (self._bus.keys.node(to),)
-        self._bus.publish(f"node-{kind}", content, keys, lasting=kind == "bye")
+        self._bus.publish(write(f"node-{kind}", content), keys, lasting=kind == "bye")
 
     def _flush_forever(self) -> None:
         while True:
@@ -148,14 +149,14 @@ class Nodes:
         gevent.killall(self._greenlets)
 
     def _up(self) -> None:
-        away_s = ALL_KEPT_S if self._went_down is None else time.monotonic() - self._went_down
+        away_s = ALL_KEPT_S if self._went_down is None else clock.now() - self._went_down
         self.membership.back(away_s)
         self._wake.set()
         self._end_meeting()
         self._meeting = gevent.spawn(self._meet)
 
     def _down(self) -> None:
-        self._went_down = time.monotonic()
+        self._went_down = clock.now()
         self._end_meeting()
         self.membership.is_settled = False
 
@@ -164,11 +165,11 @@ class Nodes:
             self._meeting.kill(block=False)
 
     def _meet(self) -> None:
-        started = time.monotonic()
-        while time.monotonic() < started + _MEET_S:
+        started = clock.now()
+        while clock.now() < started + _MEET_S:
             gevent.sleep(_FLUSH_S)
             has_met = self.membership.has_heard_all and self.membership.has_caught_up and not self._turns
-            if has_met and time.monotonic() > started + _QUIET_S:
+            if has_met and clock.now() > started + _QUIET_S:
                 break
         self.membership.is_settled = True
         self.leader.ask()

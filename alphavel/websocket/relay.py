@@ -15,6 +15,7 @@ from alphavel.foundation.errors import ConfigurationError
 from alphavel.websocket.bus import Bus, EnvelopeError, MalformedError
 from alphavel.websocket.bus.connecting import check
 from alphavel.websocket.bus.contract import Read
+from alphavel.websocket.bus.envelope import write
 from alphavel.websocket.bus.memory import MemoryBus
 from alphavel.websocket.bus.pushes import push_content, read_push
 from alphavel.websocket.logs import get_logger
@@ -83,26 +84,31 @@ class Relay:
             self._carrier = RedisCarrier(self._server.settings)
         return self._carrier.publish(app.settings, message, *audience)
 
-    def push(self, app: App, message: Message, *audience: Any) -> None:
+    def push(
+        self,
+        app: App,
+        message: Message,
+        channels: tuple[str, ...],
+        users: tuple[str, ...],
+        everybody: bool,
+        excluded: frozenset[str],
+    ) -> None:
         """Have the other workers deliver a message; see `App.deliver` for the audience. In the reactor's thread only."""
         if self.bus.has_peers:
-            channels, users, everybody, excluded = audience
-            for route in self.bus.routes(app.id, channels, users, everybody):
-                content = push_content(app.id, message, route.channels, route.users, route.everybody, excluded)
-                self._publish("push", content, route.to)
+            self._server.counters.bus_published += self.bus.push(app.id, message, channels, users, everybody, excluded)
 
     def client_event(self, app: App, channel: str, message: Message, user_id: str | None, socket_id: str) -> None:
         """Have the other workers deliver a client's event; see `App.deliver_client_event`. In the reactor's thread only."""
         if self.bus.has_peers:
             for route in self.bus.routes(app.id, (channel,), (), False):
                 content = push_content(app.id, message, (channel,), (), False, frozenset((socket_id,)))
-                self._publish("client_event", {**content, "user": user_id}, route.to)
+                self._publish(write("client_event", {**content, "user": user_id}), route.to)
 
     def terminate(self, app: App, user_id: str, code: int, reason: str) -> None:
         """Have the other workers close a user's connections."""
         if self.bus.has_peers:
             content = {"app": app.id, "user": user_id, "code": code, "reason": reason}
-            self._server.reactor.call(self._publish, "terminate", content)
+            self._server.reactor.call(self._publish, write("terminate", content))
 
     def handle(self, kind: str, handler: Callable[[dict[str, Any]], None]) -> None:
         """
@@ -121,14 +127,14 @@ class Relay:
         thread only.
         """
         if self.bus.has_peers:
-            self.bus.publish(kind, content, None, lasting)
+            self.bus.publish(write(kind, content), None, lasting)
 
     def probe(self) -> None:
         """Have the other nodes see how long a message takes that is on its way now."""
         self.tell("probe", {"at": time.time()}, lasting=False)
 
-    def _publish(self, kind: str, content: dict[str, Any], to: Sequence[Any] | None = None, lasting: bool = True) -> None:
-        self.bus.publish(kind, content, to, lasting)
+    def _publish(self, written: bytes, to: Sequence[Any] | None = None) -> None:
+        self.bus.publish(written, to)
         self._server.counters.bus_published += 1
 
     # Coming in

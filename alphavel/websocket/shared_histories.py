@@ -22,7 +22,7 @@ import orjson
 import redis
 from gevent.event import Event
 
-from alphavel.websocket.bus.envelope import EnvelopeError, MalformedError
+from alphavel.websocket.bus.envelope import EnvelopeError, MalformedError, write
 from alphavel.websocket.bus.journal import META_S, Entry, Journal, Loaded, Place
 from alphavel.websocket.channels import History, Kept, Position, is_cached
 from alphavel.websocket.channels.history import EPOCH_HEX
@@ -202,8 +202,9 @@ class SharedHistories:
             return
         sealed = self._journal.seal(item.content)
         place = self._journal.append(app.id, item.channel, rules, sealed, item.message_id, again)
+        written = write("kept", {"app": app.id, "channel": item.channel, "place": list(place), **item.content})
         for route in self._bus.routes(app.id, (item.channel,), (), False):
-            self._bus.publish("kept", {"app": app.id, "channel": item.channel, "place": list(place), **item.content}, route.to)
+            self._bus.publish(written, route.to)
         self._came(app, item.channel, Entry(place, orjson.loads(orjson.dumps(item.content))))
 
     # Coming in

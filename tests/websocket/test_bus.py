@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from alphavel.foundation import ConfigurationError
 from alphavel.websocket import WebSocketServer
-from alphavel.websocket.bus import Envelopes, ForgedError, MalformedError
-from alphavel.websocket.bus.numbering import Numbers
-from alphavel.websocket.bus.pushes import push_content, read_push
-from alphavel.websocket.bus.replaying import Message as Published
+from alphavel.websocket.bus import Envelopes, ForgedError, MalformedError, numbering
+from alphavel.websocket.bus.kept import Published
+from alphavel.websocket.bus.numbering import Numbering, Numbers
+from alphavel.websocket.bus.pushes import push_content, read_push, write_push
+from alphavel.websocket.bus.replaying import Message as Told
 from alphavel.websocket.bus.replaying import Missing
 from alphavel.websocket.protocols import Message
 from alphavel.websocket.settings import AppSettings, BroadcastingSettings, RedisSettings, WebSocketSettings
@@ -122,6 +123,38 @@ def test_a_message_is_the_same_on_the_other_side(event, data, members, as_text):
     arrived = push.message
     for attribute in ("event", "json_data", "json_rest", "json_text"):
         assert getattr(arrived, attribute) == getattr(message, attribute)
+
+    to_one = read_push(Envelopes("node-2").open(Envelopes("node-1").wrap(write_push("1", message, "a"))))
+    assert to_one._replace(message=message) == ("1", message, ["a"], [], False, frozenset())
+    assert to_one.message.written() == message.written()
+
+
+def test_what_was_published_is_kept_within_bounds():
+    published = Published(1000)
+    for number in range(1, 31):
+        published.add([(float(number), b"key", b"x" * 100, number, number, number % 3 == 0)])
+    assert [kept.number for kept in published.after(0)] == list(range(21, 31))
+    assert [kept.number for kept in published.after(28)] == [kept.number for kept in published.since(28.5)] == [29, 30]
+    assert published.unneeded == 10, "of those, too, that are forgotten"
+    published.add([(89.5, b"key", b"x", 31, 31, False)])
+    assert [kept.number for kept in published.after(0)] == [30, 31], "a minute later"
+    published.add([(89.5, b"key", b"x" * 5000, 32, 32, False)])
+    assert published.after(0) == []
+
+
+def test_places_are_remembered_of_the_last_keys(monkeypatch):
+    monkeypatch.setattr(numbering, "MAX_KEYS", 3)
+    numbers = Numbering()
+    assert [numbers.next(key) for key in (b"a", b"b", b"a", b"c", b"d", b"a")] == [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (4, 1),
+        (5, 1),
+        (6, 3),
+    ]
+    assert [numbers.next(key)[1] for key in (b"e", b"f", b"g", b"b")] == [1, 1, 1, 1]
+    assert numbers.next(b"a") == (11, 4)
 
 
 def test_a_message_without_data_stays_without():
@@ -353,7 +386,7 @@ def test_a_node_that_publishes_before_it_first_asks_is_waited_for():
     missing = Missing(lambda message: delivered.append(message.numbers.number))
     missing.begin()
     missing.over()  # the others have answered
-    first, second = (Published(Numbers(1, number, number), b"key", {"origin": "one"}) for number in (1, 2))
+    first, second = (Told(Numbers(1, number, number), b"key", {"origin": "one"}) for number in (1, 2))
     assert missing.met("one", is_new=False)
     missing.hold(first)
     assert missing.met("one", is_new=True), "the question to it was before it listened"

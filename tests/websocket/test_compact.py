@@ -9,7 +9,8 @@ from tests.support import python, run
 MEASURE = """
 import os
 from alphavel.websocket.auth.current import as_user
-from alphavel.websocket.bus.envelope import Envelopes
+from alphavel.websocket.bus.envelope import write
+from alphavel.websocket.bus.pushes import write_push
 from alphavel.websocket.channels import Histories
 from alphavel.websocket.protocols import Message
 from alphavel.websocket.protocols.pusher import PusherProtocol
@@ -18,7 +19,7 @@ from alphavel.websocket.settings import ChannelSettings, HistorySettings
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-envelopes, kept = Envelopes("node"), []
+kept = []
 histories = Histories()
 histories.configure({"*": ChannelSettings(HistorySettings(size=10**6, max_bytes=10**9))}, 10**9)
 
@@ -35,7 +36,8 @@ print((resident() - before) / 20_000)
 @pytest.mark.parametrize(
     "make",
     [
-        'envelopes.write("push", {"app": "1", "message": {"event": "e", "data": number}})',
+        'write("push", {"app": "1", "message": {"event": "e", "data": number}})',
+        'write_push("1", Message({"event": "e", "data": number}), "a")',
         'as_user({"id": number, "name": "Ada"})',
         'histories.keep("a", Message({"event": "e", "data": number})).message.json_text',
     ],

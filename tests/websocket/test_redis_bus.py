@@ -550,10 +550,14 @@ def test_who_was_away_is_told_what_was_not_published_meanwhile(node):
         two.proxy.cut()
         went_down(two)
         sent = is_alone(one)
+        for number in range(sent, sent + 200):
+            one.to_channel("a").push({"event": "n", "data": [one.port, number, "x" * (20_000 if number % 70 == 0 else 1)]})
+            if number % 90 == 0:
+                one.to_channel("b").push({"event": "of another channel"})
         two.proxy.heal()
         came_up(two)
-        one.to_channel("a").push({"event": "n", "data": [one.port, sent]})
-        assert [there.receive()["data"][1] for _ in range(sent + 1)] == list(range(sent + 1))
+        one.to_channel("a").push({"event": "n", "data": [one.port, sent + 200]})
+        assert [there.receive()["data"][1] for _ in range(sent + 201)] == list(range(sent + 201))
     assert two.get_stats()["bus_missed"] == 0
 
 

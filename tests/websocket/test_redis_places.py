@@ -11,6 +11,7 @@ import redis as redis_py
 
 from alphavel.foundation import ConfigurationError
 from alphavel.websocket.bus.connecting import check
+from alphavel.websocket.bus.envelope import write
 from alphavel.websocket.bus.subscriber import slot_of
 from alphavel.websocket.senders import Sender
 from alphavel.websocket.settings import (
@@ -125,7 +126,7 @@ def test_a_wrong_password_is_told_in_the_log_and_shown_nowhere(fleet, caplog):
 def test_what_a_user_may_not_publish_is_dropped_counted_and_logged(fleet, caplog):
     with running_redis(*ACL) as redis:
         one, two = fleet(f"redis://bus:open-sesame@127.0.0.1:{redis.port}/0", prefix="fleet:")
-        one.relay.bus.publish("push", {}, (b"another:bus",))
+        one.relay.bus.publish(write("push", {}), (b"another:bus",))
         wait_until(lambda: one.get_stats()["bus_dropped"] == 1)
         wait_until(lambda: "Redis refuses them" in caplog.text)
         assert_one(one, two)

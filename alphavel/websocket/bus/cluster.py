@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ import redis
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
+from alphavel.websocket import clock
 from alphavel.websocket.bus.connecting import connect, connect_to_node
 from alphavel.websocket.bus.reconnecting import Reconnecting
 from alphavel.websocket.bus.subscriber import Receive, Subscriber, slot_of
@@ -173,7 +173,7 @@ class Shards:
     ) -> None:
         """See `Subscriber`."""
         self.is_up = False
-        self.heard_at = time.monotonic()
+        self.heard_at = clock.now()
         self._cluster = cluster
         self._settings = settings
         self._reconnecting = reconnecting
@@ -195,7 +195,7 @@ class Shards:
         """See `Subscriber`."""
         self._wanted[key] = self._wanted.get(key, 0) + 1
         if self._wanted[key] == 1:
-            self._since[key] = time.monotonic()
+            self._since[key] = clock.now()
             if self._shards:
                 self._place(key)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from alphavel.websocket.bus.facts import Fact
+
+if TYPE_CHECKING:
+    from alphavel.websocket.protocols import Message
 
 Read = Callable[[], "dict[str, Any] | None"]
 """
@@ -73,13 +76,26 @@ class Bus(Protocol):
             everybody: Whether it is for all connections.
         """
 
-    def publish(self, kind: str, content: dict[str, Any], to: Sequence[Any] | None = None, lasting: bool = True) -> None:
+    def push(
+        self,
+        app_id: str,
+        message: Message,
+        channels: tuple[str, ...],
+        users: tuple[str, ...],
+        everybody: bool,
+        excluded: frozenset[str],
+    ) -> int:
+        """
+        Have nodes deliver a message, see `App.deliver` for the audience; like `publish`. Return how many envelopes it took:
+        none where nobody elsewhere is concerned.
+        """
+
+    def publish(self, written: bytes, to: Sequence[Any] | None = None, lasting: bool = True) -> None:
         """
         Have nodes receive an envelope. Queues it and returns at once; may be called in the hub.
 
         Args:
-            kind: What it is: `push`, …
-            content: Further members of the payload, see `Envelopes.write`.
+            written: What it holds, see `envelope.write`.
             to: A route's; None: all nodes.
             lasting: False: a node that misses it must not be told later, and it may be carried more than once.
         """

@@ -41,6 +41,17 @@ class ForgedError(EnvelopeError):
     """What came is not signed with the fleet's secret."""
 
 
+def write(kind: str, content: dict[str, Any]) -> bytes:
+    """
+    Write what an envelope is to hold.
+
+    Args:
+        kind: What it is: `push`, …
+        content: Further members of the payload; JSON-able, `orjson.Fragment` for what is JSON already.
+    """
+    return compact(orjson.dumps({"kind": kind, **content}))  # an outbox keeps it for a minute
+
+
 class Envelopes:
     """
     Seals and opens envelopes.
@@ -61,18 +72,7 @@ class Envelopes:
 
     def seal(self, kind: str, content: dict[str, Any]) -> bytes:
         """Make an envelope; see `write`."""
-        return self.wrap(self.write(kind, content))
-
-    @staticmethod
-    def write(kind: str, content: dict[str, Any]) -> bytes:
-        """
-        Write what is to be wrapped.
-
-        Args:
-            kind: What it is: `push`, …
-            content: Further members of the payload; JSON-able, `orjson.Fragment` for what is JSON already.
-        """
-        return compact(orjson.dumps({"kind": kind, **content}))  # an outbox keeps it for a minute
+        return self.wrap(write(kind, content))
 
     def wrap(self, written: bytes, numbers: Numbers | None = None) -> bytes:
         """Make an envelope of what `write` returned, with numbers where the bus gives some."""

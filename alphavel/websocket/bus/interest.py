@@ -27,13 +27,13 @@ A node whose connection broke announces none of its keys: it asks what it missed
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from alphavel.websocket.bus.envelope import Envelopes, MalformedError
+from alphavel.websocket import clock
+from alphavel.websocket.bus.envelope import MalformedError, write
 from alphavel.websocket.later import log_later
 from alphavel.websocket.logs import get_logger
 
@@ -69,16 +69,12 @@ class Interest:
         self._subscriber = subscriber
         self._outbox = outbox
         self._watched: Watched = {}
-        self._alone: set[bytes] = set()
+        self._alone = outbox.alone
         self._proof = _Proof()
-        self._proven_at = self._doubtful_since = 0.0
+        self._doubtful_since = 0.0
         self._announced: dict[bytes, _Announced] = {}
 
     # Who publishes
-
-    def is_unneeded(self, key: bytes) -> bool:
-        """Whether nobody else listens to a key."""
-        return key in self._alone and time.monotonic() < self._proven_at + LEASE_S
 
     def watched(self, keys: Iterable[bytes]) -> Watched:
         """Return which of some keys are watched now, for `taken`, and cannot have been left and joined again meanwhile."""
@@ -101,7 +97,7 @@ class Interest:
                 self.shared(key)
             elif key in watched:
                 if self._watched.get(key) is watched[key]:
-                    self._alone.add(key)
+                    self._alone.keys.add(key)
             elif key not in self._watched and self._subscriber.is_steady(key) and len(self._watched) < _MAX_WATCHED:
                 self._watched[key] = object()
                 self._subscriber.want(self._keys.watch(key))
@@ -109,12 +105,12 @@ class Interest:
     def shared(self, key: bytes) -> None:
         """Somebody else listens to a key, or this node does not any more."""
         if self._watched.pop(key, None) is not None:
-            self._alone.discard(key)
+            self._alone.keys.discard(key)
             self._subscriber.unwant(self._keys.watch(key))
 
     def forget(self) -> None:
         """Others may listen to whatever it is, perhaps on another Redis: what is proven of this one says nothing of that."""
-        self._proof, self._proven_at = _Proof(), 0.0
+        self._proof, self._alone.until = _Proof(), 0.0
         for key in list(self._watched):
             self.shared(key)
 
@@ -124,7 +120,7 @@ class Interest:
         if key is None:
             raise MalformedError("Expected a key that is watched.")
         self.shared(key)
-        self._outbox.note(self._keys.node(content["origin"]), Envelopes.write("heard", {"key": key.decode("latin-1")}))
+        self._outbox.note(self._keys.node(content["origin"]), write("heard", {"key": key.decode("latin-1")}))
 
     # Who begins to listen
 
@@ -192,16 +188,16 @@ class Interest:
             if self._watched:
                 self._outbox.note(self._own, self._prove)
             oldest = next(iter(self._announced.values()), None)
-            if oldest is not None and oldest.at < time.monotonic() - patience_s - _WAIT_S:
+            if oldest is not None and oldest.at < clock.now() - patience_s - _WAIT_S:
                 self._subscriber.give_up("it has not taken for long that this node listens")
 
     def _prove(self) -> bytes:
-        self._proof = _Proof(time.monotonic())
+        self._proof = _Proof(clock.now())
         return self._proof.written
 
     def _check_proof(self) -> None:
         if self._proof.is_taken and self._proof.has_come:
-            self._proven_at = self._doubtful_since = self._proof.at
+            self._alone.until, self._doubtful_since = self._proof.at + LEASE_S, self._proof.at
 
     def went_down(self) -> None:
         """What others say does not come in any more."""
@@ -218,7 +214,7 @@ class _Proof:
 
     def __init__(self, at: float = 0.0) -> None:
         self.at = at
-        self.written = Envelopes.write("proof", {"at": at})
+        self.written = write("proof", {"at": at})
         self.end = self.written[1:] + b"}"  # of its envelope
         self.is_taken = self.has_come = False
 
@@ -228,6 +224,6 @@ class _Announced:
 
     def __init__(self, since: float) -> None:
         self.since = since  # when the key was wanted
-        self.at = time.monotonic()
+        self.at = clock.now()
         self.answers = 0
         self.awaited: int | None = None  # not known yet

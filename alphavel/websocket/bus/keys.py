@@ -10,14 +10,22 @@ What messages are published to in Redis. Pure: no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 from alphavel.websocket.bus.contract import Route
 from alphavel.websocket.channels import is_cached, user_channel, user_of
 
+_REMEMBERED = 4096
+
 
 class Keys:
-    """Names of what messages are published to."""
+    """
+    Names of what messages are published to.
+
+    Attributes:
+        of: `of(app_id, channel)`: for those with somebody on a channel; `#server-to-user-7` stands for the user 7.
+    """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -25,6 +33,7 @@ class Keys:
         self._some = (self._key("channel:"), self._key("user:"))
         self._watch = self._key("watch:")
         self._start = len(self._key(""))
+        self.of: Callable[[str, str], bytes] = functools.lru_cache(_REMEMBERED)(self._of)  # each push asks
 
     def _key(self, name: str) -> bytes:
         return f"{self._prefix}{name}".encode("utf-8", "surrogatepass")
@@ -46,16 +55,17 @@ class Keys:
         key = watch[: self._start] + watch[len(self._watch) :]
         return key if watch.startswith(self._watch) and self.is_for_some(key) else None
 
-    def of(self, app_id: str, channel: str) -> bytes:
-        """For those with somebody on a channel; `#server-to-user-7` stands for the user 7."""
+    def _of(self, app_id: str, channel: str) -> bytes:
         if is_cached(channel):
             return self.all  # each node keeps its events, for those who come later
         user_id = user_of(channel)
         return self._key(f"channel:{app_id}:{channel}" if user_id is None else f"user:{app_id}:{user_id}")
 
 
-def routes(keys: Keys, app_id: str, channels: Sequence[str], users: Sequence[str], everybody: bool) -> list[Route]:
+def routes(keys: Keys, app_id: str, channels: Sequence[str], users: Sequence[str], everybody: bool) -> Sequence[Route]:
     """Return by which keys a push goes, and for whom it is there: nobody gets a part of it twice."""
+    if len(channels) == 1 and not users and not everybody:  # nearly every push, and a part of what each costs
+        return (Route((keys.of(app_id, channels[0]),), channels, users, everybody),)
     parts: dict[bytes, tuple[list[str], list[str]]] = {keys.all: ([], [])} if everybody else {}
     for name in channels:
         parts.setdefault(keys.of(app_id, name), ([], []))[0].append(name)

@@ -23,7 +23,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import orjson
@@ -32,10 +32,14 @@ from gevent.event import Event
 from alphavel.websocket.bus.contract import ALL_KEPT_S, Listener, Receive, Route
 from alphavel.websocket.bus.envelope import Envelopes, MalformedError
 from alphavel.websocket.bus.facts import Fact, read_facts, write_facts
+from alphavel.websocket.bus.pushes import push_by_routes
 from alphavel.websocket.bus.wants import TheirWants, Wants, channel_key, user_key
 from alphavel.websocket.channels import is_cached, user_of
 from alphavel.websocket.later import log_later
 from alphavel.websocket.logs import get_logger
+
+if TYPE_CHECKING:
+    from alphavel.websocket.protocols import Message
 
 logger = get_logger("alphavel.websocket.bus")
 
@@ -111,9 +115,13 @@ class LocalBus:
             links = [link for link in self._links.values() if link.wants.any(places)]
         return (Route(links, channels, users, everybody),) if links else ()
 
-    def publish(self, kind: str, content: dict[str, Any], to: Sequence[Any] | None = None, lasting: bool = True) -> None:
+    def push(self, app_id: str, message: Message, *audience: Any) -> int:
+        """See `contract.Bus`."""
+        return push_by_routes(self, app_id, message, *audience)
+
+    def publish(self, written: bytes, to: Sequence[Any] | None = None, lasting: bool = True) -> None:
         """See `contract.Bus`. What no longer fits into a worker's queue is dropped for that worker, and counted."""
-        envelope = self._envelopes.seal(kind, content)
+        envelope = self._envelopes.wrap(written)
         for link in self._links.values() if to is None else to:
             if not link.put(b"E", envelope):
                 self._drop(link.name)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alphavel.websocket.bus.contract import Receive, Route
 from alphavel.websocket.bus.facts import Fact
+
+if TYPE_CHECKING:
+    from alphavel.websocket.protocols import Message
 
 
 class MemoryBus:
@@ -24,7 +27,11 @@ class MemoryBus:
         """Return none."""
         return ()
 
-    def publish(self, kind: str, content: dict[str, Any], to: Sequence[Any] | None = None, lasting: bool = True) -> None:
+    def push(self, app_id: str, message: Message, *audience: Any) -> int:
+        """Do nothing: the process that pushes it has delivered it already."""
+        return 0
+
+    def publish(self, written: bytes, to: Sequence[Any] | None = None, lasting: bool = True) -> None:
         """Do nothing: the process that published it has delivered it already."""
 
     def want(self, fact: Fact, is_so: bool) -> None:

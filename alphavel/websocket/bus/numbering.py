@@ -29,17 +29,22 @@ class Numbers(NamedTuple):
 
 
 class Numbering:
-    """Gives numbers to what this node publishes."""
+    """Gives numbers to what this node publishes. Each push takes one, so that it costs two look-ups."""
 
     def __init__(self) -> None:
         self.number = 0
-        self._places: OrderedDict[bytes, int] = OrderedDict()
+        self._places: dict[bytes, int] = {}
+        self._older: dict[bytes, int] = {}  # of keys that had none since the others were so many
 
     def next(self, key: bytes) -> tuple[int, int]:
         """Return the number and the place of the next message for a key."""
         self.number += 1
-        place = self._places.get(key, 0) + 1
-        _keep(self._places, key, place, MAX_KEYS)
+        place = self._places.get(key)
+        if place is None:
+            place = self._older.get(key, 0)
+            if len(self._places) >= MAX_KEYS:
+                self._older, self._places = self._places, {}
+        self._places[key] = place = place + 1
         return self.number, place
 
 

@@ -10,29 +10,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from gevent.event import Event
 
+from alphavel.websocket import clock
+from alphavel.websocket.bus.kept import Kept, Published
 from alphavel.websocket.bus.numbering import Numbering, Numbers
+from alphavel.websocket.bus.pushes import write_push
 from alphavel.websocket.later import log_later
 from alphavel.websocket.logs import get_logger
 
 if TYPE_CHECKING:
     from alphavel.websocket.bus.envelope import Envelopes
+    from alphavel.websocket.protocols import Message
 
 logger = get_logger("alphavel.websocket.bus")
 
 _AT_ONCE = 256  # messages in one round trip
 _BYTES_AT_ONCE = 256 * 1024
 _PING_EVERY_S = 10.0
-_KEEP_S = 60.0
 _MAX_NOTES = 4096
+_MAX_UNWRITTEN = 64
+_MAX_UNWRITTEN_SIZE = 16 * 1024
 
 Note = bytes | Callable[[], bytes]
 """An envelope's content, or what writes it when it is about to be sent."""
@@ -56,14 +60,6 @@ class Item(NamedTuple):
     place: int
 
 
-class Kept(NamedTuple):
-    """Something that was published, or was for nobody, and when: seconds on the monotonic clock."""
-
-    at: float
-    item: Item
-    is_unneeded: bool
-
-
 class Replay(NamedTuple):
     """
     What another node asks for, after it was away.
@@ -72,13 +68,33 @@ class Replay(NamedTuple):
         key: Where that node listens.
         session: What that node calls its question.
         number: It has all of ours up to this number; None: it does not know which it has.
-        since: When it was last reached, seconds on the monotonic clock; for that case.
+        since: When it was last reached, seconds on `clock`; for that case.
     """
 
     key: bytes
     session: int
     number: int | None
     since: float
+
+
+class Alone:
+    """
+    Where this node alone listens, as far as is known, see `interest`.
+
+    Attributes:
+        keys: To what.
+        until: When that is no longer to be believed, seconds on `clock`.
+    """
+
+    __slots__ = ("keys", "until")
+
+    def __init__(self) -> None:
+        self.keys: set[bytes] = set()
+        self.until = 0.0
+
+    def has(self, key: bytes) -> bool:
+        """Whether nobody else listens to a key."""
+        return key in self.keys and clock.now() < self.until
 
 
 class Outbox:
@@ -89,7 +105,7 @@ class Outbox:
         queued_bytes: How much waits.
         sent: Number of the last message that whoever listens has been given, and with it all before.
         unneeded: How many were for nobody elsewhere: they were kept only, for nodes that were away.
-        is_unneeded: Says of a key whether that is so; until it is set, of none.
+        alone: What nobody else listens to.
         tell: Sends announcements as `Send` does, but returns how many have to answer. To be set before `announce` is called.
     """
 
@@ -101,38 +117,56 @@ class Outbox:
             max_kept: Bytes of what was sent that are kept.
         """
         self.is_up = False
-        self.dropped = self.unneeded = 0
+        self.dropped = 0
         self.queued_bytes = self.sent = 0
-        self.is_unneeded: Callable[[bytes], bool] = lambda key: False
+        self.alone = Alone()
         self.tell: Send = lambda messages: ()
         self._envelopes = envelopes
         self._max_queue = max_queue
-        self._max_kept = max_kept
         self._numbering = Numbering()
         self._line = 1
         self._queue: deque[Item | Replay] = deque()
         self._late: deque[Kept] = deque()
         self._notes: deque[tuple[bytes, Note]] = deque(maxlen=_MAX_NOTES)
         self._announcements: dict[bytes, Told] = {}
-        self._kept: deque[Kept] = deque()
-        self._kept_bytes = 0
+        self._published = Published(max_kept)
+        self._unwritten: list[tuple[float, bytes, str, str, Message]] = []
         self._wake, self._empty = Event(), Event()
         self._empty.set()
         self._in_doubt = self._is_over = False
+
+    @property
+    def unneeded(self) -> int:
+        """See above."""
+        return self._published.unneeded + len(self._unwritten)
 
     # Coming in. Does not switch.
 
     def put(self, key: bytes, written: bytes) -> None:
         """Queue a message. One that no longer fits is dropped and counted; who misses it finds out by its number."""
-        item = Item(key, written, *self._numbering.next(key))
-        if not self._queue and self.is_unneeded(key):
-            self._done(item, is_unneeded=True)
-            return
-        if self.queued_bytes + len(written) > self._max_queue:
+        self._write_kept()
+        number, place = self._numbering.next(key)
+        if not self._queue and self.alone.has(key):
+            self.sent = number
+            self._published.add([(clock.now(), key, written, number, place, True)])
+        elif self.queued_bytes + len(written) > self._max_queue:
             self._drop("too many wait for Redis")
-            return
-        self._append(item)
-        self.queued_bytes += len(written)
+        else:
+            self._append(Item(key, written, number, place))
+            self.queued_bytes += len(written)
+
+    def keep(self, key: bytes, app_id: str, channel: str, message: Message) -> bool:
+        """
+        Keep a push to one channel, where `put` would only keep it; False where somebody else listens, or may. It is written
+        together with some others, which costs a part of what it costs each time by itself.
+        """
+        now, alone, unwritten = clock.now(), self.alone, self._unwritten
+        if key not in alone.keys or now >= alone.until or self._queue:
+            return False
+        unwritten.append((now, key, app_id, channel, message))
+        if len(unwritten) >= _MAX_UNWRITTEN or message.size > _MAX_UNWRITTEN_SIZE:
+            self._write_kept()
+        return True
 
     def note(self, key: bytes, note: Note) -> None:
         """Queue a message that goes before all others and has no number. Of too many the first are forgotten."""
@@ -154,8 +188,8 @@ class Outbox:
 
     def tell_late(self, since: float) -> None:
         """Queue what was for nobody from a time on, before what came later: somebody may have listened after all."""
-        doubtful = list(takewhile(lambda kept: kept.at >= since, reversed(self._kept)))
-        late = [kept for kept in reversed(doubtful) if kept.is_unneeded]
+        self._write_kept()
+        late = [kept for kept in self._published.since(since) if kept.is_unneeded]
         if late:
             self._late.extend(late)
             self._empty.clear()
@@ -194,46 +228,54 @@ class Outbox:
                 if self._in_doubt:
                     ping()
                     self.is_up, self._in_doubt = True, False
-                if self._notes or self._announcements or self._late or self._queue:
-                    self._send_some(send)
-                    continue
-                self._empty.set()
-                self._wake.clear()
-                if not self._wake.wait(_PING_EVERY_S):
-                    self._in_doubt = True
+                if self._notes:
+                    self._send_notes(send)
+                elif self._announcements:
+                    self._send_announcements()
+                elif self._late:
+                    self._send_late(send)
+                elif self._queue:
+                    first = self._queue[0]
+                    self._send_replay(first, send) if isinstance(first, Replay) else self._send_messages(send)
+                else:
+                    self._rest()
         finally:
             self.is_up = False
 
-    def _send_some(self, send: Send) -> None:
-        if self._notes:
-            notes = list(self._notes)
-            send([(key, self._envelopes.wrap(note if isinstance(note, bytes) else note())) for key, note in notes])
-            for note in notes:  # not the first so many: others may have been forgotten meanwhile
-                with contextlib.suppress(ValueError):
-                    self._notes.remove(note)
-            return
-        if self._announcements:
-            some = list(islice(self._announcements.items(), _AT_ONCE))
-            counts = self.tell([(key, self._envelopes.seal("listens", {})) for key, _ in some])
-            for (key, told), count in zip(some, counts, strict=True):
-                if self._announcements.get(key) is told:  # neither taken back nor announced anew meanwhile
-                    del self._announcements[key]
-                    told(count)
-            return
-        if self._late:
-            kept = self._late[0]
-            late = {"session": 0, "items": [_told_again(kept, time.monotonic())], "is_last": True}
-            send([(kept.item.key, self._envelopes.seal("late", late))])
-            self._late.popleft()
-            return
-        first = self._queue[0]
-        if isinstance(first, Replay):
-            for written in self._replayed(first):
-                send([(first.key, self._envelopes.wrap(written))])
-            self._queue.popleft()
-            return
+    def _rest(self) -> None:
+        self._empty.set()
+        self._wake.clear()
+        if not self._wake.wait(_PING_EVERY_S):
+            self._in_doubt = True
+
+    def _send_notes(self, send: Send) -> None:
+        notes = list(self._notes)
+        send([(key, self._envelopes.wrap(note if isinstance(note, bytes) else note())) for key, note in notes])
+        for note in notes:  # not the first so many: others may have been forgotten meanwhile
+            with contextlib.suppress(ValueError):
+                self._notes.remove(note)
+
+    def _send_announcements(self) -> None:
+        some = list(islice(self._announcements.items(), _AT_ONCE))
+        counts = self.tell([(key, self._envelopes.seal("listens", {})) for key, _ in some])
+        for (key, told), count in zip(some, counts, strict=True):
+            if self._announcements.get(key) is told:  # neither taken back nor announced anew meanwhile
+                del self._announcements[key]
+                told(count)
+
+    def _send_late(self, send: Send) -> None:
+        kept = self._late[0]
+        send([(kept.key, self._envelopes.seal("late", {"item": _told_again(kept)}))])
+        self._late.popleft()
+
+    def _send_replay(self, replay: Replay, send: Send) -> None:
+        for portion in self._replayed(replay):
+            send([(replay.key, self._envelopes.seal("replay", portion))])
+        self._queue.popleft()
+
+    def _send_messages(self, send: Send) -> None:
         batch = list(self._batch())
-        needed = [item for item in batch if not self.is_unneeded(item.key)]
+        needed = [item for item in batch if not self.alone.has(item.key)]
         sealed = [
             (item.key, self._envelopes.wrap(item.written, Numbers(self._line, item.number, item.place))) for item in needed
         ]
@@ -243,15 +285,18 @@ class Outbox:
             self._line += 1
             raise
         answers = {item.number: result for item, result in zip(needed, results, strict=True)}
+        now, kept = clock.now(), []
         for item in batch:
             self._queue.popleft()
             self.queued_bytes -= len(item.written)
+            self.sent = item.number
             answer = answers.get(item.number)
             if isinstance(answer, Exception):
-                self.sent = item.number
                 self._drop(f"Redis refuses them: {answer}")
             else:
-                self._done(item, is_unneeded=answer is None)
+                kept.append((now, *item, answer is None))
+        if kept:
+            self._published.add(kept)
 
     def _batch(self) -> Iterator[Item]:
         size = 0
@@ -263,34 +308,31 @@ class Outbox:
 
     # What was sent
 
-    def _done(self, item: Item, is_unneeded: bool) -> None:
-        self.sent = item.number
-        self.unneeded += is_unneeded
-        kept, now = self._kept, time.monotonic()
-        kept.append(Kept(now, item, is_unneeded))
-        self._kept_bytes += len(item.written)
-        while kept and (self._kept_bytes > self._max_kept or kept[0].at < now - _KEEP_S):
-            self._kept_bytes -= len(kept.popleft().item.written)
+    def _write_kept(self) -> None:
+        if self._unwritten:
+            following = self._numbering.next
+            self._published.add([
+                (at, key, write_push(app_id, message, channel), *following(key), True)
+                for at, key, app_id, channel, message in self._unwritten
+            ])  # fmt: skip
+            self._unwritten.clear()
+            self.sent = self._numbering.number  # nothing waits: `put` writes these first
 
-    def _replayed(self, replay: Replay) -> Iterable[bytes]:
-        """Write what a node may have missed, in portions, the last of which says so."""
-        now = time.monotonic()
-        number, since = replay.number, replay.since
-        missed = [kept for kept in self._kept if (kept.at >= since if number is None else kept.item.number > number)]
+    def _replayed(self, replay: Replay) -> Iterator[dict[str, Any]]:
+        """Make portions of what a node may have missed, the last of which says so."""
+        self._write_kept()
+        published, number = self._published, replay.number
         portion: list[list[Any]] = []
         size = 0
-        for kept in missed:
+        for kept in published.since(replay.since) if number is None else published.after(number):
             if size > _BYTES_AT_ONCE:
-                yield self._portion(replay, portion, False)
+                yield {"session": replay.session, "items": portion, "is_last": False}
                 portion, size = [], 0
-            portion.append(_told_again(kept, now))
-            size += len(kept.item.written)
-        yield self._portion(replay, portion, True)
-
-    def _portion(self, replay: Replay, items: list[list[Any]], is_last: bool) -> bytes:
-        return self._envelopes.write("replay", {"session": replay.session, "items": items, "is_last": is_last})
+            portion.append(_told_again(kept))
+            size += len(kept.written)
+        yield {"session": replay.session, "items": portion, "is_last": True}
 
 
-def _told_again(kept: Kept, now: float) -> list[Any]:
-    item = kept.item
-    return [item.number, item.place, now - kept.at, item.key.decode("latin-1"), orjson.Fragment(item.written)]
+def _told_again(kept: Kept) -> list[Any]:
+    age = clock.now() - kept.at
+    return [kept.number, kept.place, age, kept.key.decode("latin-1"), orjson.Fragment(kept.written)]

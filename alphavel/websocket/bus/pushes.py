@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alphavel.websocket.bus.envelope import MalformedError
+from alphavel.websocket.bus.envelope import MalformedError, write
 from alphavel.websocket.protocols import Message
+
+if TYPE_CHECKING:
+    from alphavel.websocket.bus.contract import Bus
+
+_HEADS = 4096
 
 
 class Push(NamedTuple):
@@ -42,6 +48,36 @@ def push_content(
         "except": sorted(excluded),
         "message": message.as_content(),
     }
+
+
+def write_push(app_id: str, message: Message, channel: str) -> bytes:
+    """Write a push to all subscribers of one channel, as nearly every push is; like `envelope.write`."""
+    return b"".join((_head(app_id, channel), message.written(), b"}"))
+
+
+@functools.lru_cache(_HEADS)
+def _head(app_id: str, channel: str) -> bytes:
+    content = {"app": app_id, "channels": [channel], "users": [], "everybody": False, "except": []}
+    return write("push", content)[:-1] + b',"message":'
+
+
+def push_by_routes(
+    bus: Bus,
+    app_id: str,
+    message: Message,
+    channels: Sequence[str],
+    users: Sequence[str],
+    everybody: bool,
+    excluded: frozenset[str],
+) -> int:
+    """Publish a message by all ways that lead to somebody; see `contract.Bus.push`."""
+    ways = bus.routes(app_id, channels, users, everybody)
+    for to, names, ids, all_of_them in ways:
+        if len(names) == 1 and not (ids or all_of_them or excluded):
+            bus.publish(write_push(app_id, message, names[0]), to)
+        else:
+            bus.publish(write("push", push_content(app_id, message, names, ids, all_of_them, excluded)), to)
+    return len(ways)
 
 
 def read_push(content: dict[str, Any]) -> Push:

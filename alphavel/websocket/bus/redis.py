@@ -19,29 +19,31 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
 
+from alphavel.websocket import clock
 from alphavel.websocket.bus.connecting import check
 from alphavel.websocket.bus.contract import Receive, Route
-from alphavel.websocket.bus.envelope import Envelopes, MalformedError
+from alphavel.websocket.bus.envelope import Envelopes, MalformedError, write
 from alphavel.websocket.bus.facts import Fact
 from alphavel.websocket.bus.interest import Interest
 from alphavel.websocket.bus.keys import Keys, routes
 from alphavel.websocket.bus.numbering import Numbers, Seen
 from alphavel.websocket.bus.one_server import OneServer
 from alphavel.websocket.bus.outbox import Outbox, Replay
+from alphavel.websocket.bus.pushes import push_by_routes
 from alphavel.websocket.bus.reconnecting import MAX_PAUSE_S, Reconnecting
-from alphavel.websocket.bus.replaying import MARGIN_S, Message, Missing, read_replay
+from alphavel.websocket.bus.replaying import MARGIN_S, Message, Missing, read_late, read_replay
 from alphavel.websocket.channels import user_channel
 from alphavel.websocket.later import log_later
 from alphavel.websocket.logs import get_logger
 
 if TYPE_CHECKING:
+    from alphavel.websocket import protocols
     from alphavel.websocket.bus.cluster import Cluster
     from alphavel.websocket.settings import RedisSettings
 
@@ -109,7 +111,7 @@ class RedisBus:
         interest = Interest(self.name, self.keys, servers.subscriber, self._outbox)
         servers.subscriber.on_listening = interest.announce
         servers.subscriber.on_unwanted = interest.shared  # or another node's listening could be taken for this one's
-        self._outbox.is_unneeded, self._outbox.tell = interest.is_unneeded, servers.tell
+        self._outbox.tell = servers.tell
         return interest
 
     # What is carried to this node
@@ -141,11 +143,29 @@ class RedisBus:
         """See `contract.Bus`. It is not known who has whom: to each key, whoever listens to it."""
         return routes(self.keys, app_id, channels, users, everybody)
 
-    def publish(self, kind: str, content: dict[str, Any], to: Sequence[Any] | None = None, lasting: bool = True) -> None:
+    def push(
+        self,
+        app_id: str,
+        message: protocols.Message,
+        channels: tuple[str, ...],
+        users: tuple[str, ...],
+        everybody: bool,
+        excluded: frozenset[str],
+    ) -> int:
         """See `contract.Bus`."""
-        written = self._envelopes.write(kind, content if lasting else {**content, "sent": self._outbox.sent})
+        if len(channels) == 1 and not (users or everybody or excluded):
+            channel = channels[0]
+            if self._outbox.keep(self.keys.of(app_id, channel), app_id, channel, message):
+                return 0
+        return push_by_routes(self, app_id, message, channels, users, everybody, excluded)
+
+    def publish(self, written: bytes, to: Sequence[Any] | None = None, lasting: bool = True) -> None:
+        """See `contract.Bus`."""
+        outbox = self._outbox
+        if not lasting:
+            written = b'%b,"sent":%d}' % (written[:-1], outbox.sent)
         for key in (self.keys.all,) if to is None else to:
-            (self._outbox.put if lasting else self._outbox.note)(key, written)
+            (outbox.put if lasting else outbox.note)(key, written)
 
     def drain(self, below: int, timeout: float | None) -> bool:
         """Return at once: a Redis that is away must not stop those who publish to clients of this node."""
@@ -312,7 +332,7 @@ class RedisBus:
         self._wait_for_answers()
 
     def _ask(self, key: bytes) -> None:
-        self._outbox.note(key, lambda: self._envelopes.write("ask", self._question(key)))
+        self._outbox.note(key, lambda: write("ask", self._question(key)))
 
     def _question(self, key: bytes) -> dict[str, Any]:
         """As it is when it is sent, which may take a while."""
@@ -327,7 +347,7 @@ class RedisBus:
         number = seen.get(self.name) if isinstance(seen, dict) else -1
         if not isinstance(away, (int, float)) or type(session) is not int or not (number is None or type(number) is int):
             raise MalformedError("Expected a session, for how long the node was away, and what it has seen.")
-        since = time.monotonic() - away - self._settings.timeout - MARGIN_S
+        since = clock.now() - away - self._settings.timeout - MARGIN_S
         if self._interest is not None:
             self._interest.forget()  # it listens to what it listened to, without a word
         self._outbox.replay(Replay(self.keys.node(origin), session, number, since))
@@ -344,15 +364,14 @@ class RedisBus:
         self._missing.told(content["origin"], session, self._meant_for_this(messages), is_last)
 
     def _told_late(self, content: dict[str, Any]) -> None:
-        _, messages, _ = read_replay(content)
-        for message in self._meant_for_this(messages):
+        for message in self._meant_for_this([read_late(content)]):
             if self._missing.awaits(content["origin"]):  # something before it is yet to come
                 self._missing.hold(message)
             elif self._seen.is_first(_id_of(message)):  # not by its number: later ones for other keys have come
                 self._receive(functools.partial(dict, message.content))
 
     def _meant_for_this(self, messages: list[tuple[float, Message]]) -> list[Message]:
-        now = time.monotonic()
+        now = clock.now()
         return [message for age, message in messages if 0 < self._subscriber.since(message.key) <= now - age]
 
     @property

@@ -18,15 +18,16 @@ has nothing to tell any more.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from alphavel.websocket import clock
 from alphavel.websocket.bus.envelope import MalformedError
 from alphavel.websocket.bus.numbering import Numbers
 
 _MAX_HELD = 100_000
 MARGIN_S = 0.5  # of time that a message may have been on its way
+_WRONG = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class Message(NamedTuple):
@@ -42,7 +43,7 @@ class Missing:
     What this node may have missed.
 
     Attributes:
-        since: From when on, seconds on the monotonic clock; None: all has come, or is waited for no longer.
+        since: From when on, seconds on `clock`; None: all has come, or is waited for no longer.
         session: Number of the question whose answers are taken.
         is_moving: Whether anything was told again since this was last set to false.
     """
@@ -52,7 +53,7 @@ class Missing:
         Args:
             deliver: Called with what was held or told again, that of each node in order; it may have come before.
         """
-        self.since: float | None = time.monotonic()
+        self.since: float | None = clock.now()
         self.session = 0
         self.is_moving = False
         self._deliver = deliver
@@ -66,7 +67,7 @@ class Missing:
     def away_s(self) -> float:
         """For how long messages may have been missed, in seconds."""
         since = self._gave_up if self.since is None else self.since
-        return 0.0 if since is None else time.monotonic() - since
+        return 0.0 if since is None else clock.now() - since
 
     def lost(self, heard_at: float) -> None:
         """
@@ -158,8 +159,21 @@ def read_replay(content: dict[str, Any]) -> tuple[int, list[tuple[float, Message
     try:
         messages = [_read_item(content["origin"], *item) for item in content["items"]]
         return int(content["session"]), messages, bool(content["is_last"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _WRONG as error:
         raise MalformedError(f"Expected messages told again: {error}.") from None
+
+
+def read_late(content: dict[str, Any]) -> tuple[float, Message]:
+    """
+    Read what a node tells late, see `interest`: its age in seconds, and the message.
+
+    Raises:
+        MalformedError: It is not like that.
+    """
+    try:
+        return _read_item(content["origin"], *content["item"])
+    except _WRONG as error:
+        raise MalformedError(f"Expected a message told late: {error}.") from None
 
 
 def _read_item(origin: str, number: Any, place: Any, age: Any, key: Any, told: Any) -> tuple[float, Message]:

@@ -7,7 +7,6 @@ wants any more is kept a moment longer: a page that is loaded anew leaves and jo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,19 +14,21 @@ import gevent
 import redis
 from gevent.event import Event
 
+from alphavel.websocket import clock
+
 _AT_ONCE = 1000  # keys in one command
 _LINGER_S = 1.0
 _YIELD_EVERY = 64  # messages received before others get a turn
 
 Receive = Callable[[bytes, float, bytes], None]
-"""`receive(key, since, message)`: since when this node listens to the key, seconds on the monotonic clock; 0: not any more."""
+"""`receive(key, since, message)`: since when this node listens to the key, seconds on `clock`; 0: not any more."""
 
 
 class Subscriber:
     """
     Attributes:
         is_up: Whether it is connected and subscribed to all that was wanted then.
-        heard_at: When Redis was last heard, seconds on the monotonic clock; 0: never.
+        heard_at: When Redis was last heard, seconds on `clock`; 0: never.
         on_listening: Called with each key that is listened to from now on and was not when it came up; has `confirm` called.
         on_unwanted: Called with each key that nobody wants any more.
     """
@@ -78,7 +79,7 @@ class Subscriber:
         """Listen to a key, until `unwant` was called as often."""
         self._wanted[key] = self._wanted.get(key, 0) + 1
         if key not in self._keys:
-            self._keys[key] = time.monotonic()
+            self._keys[key] = clock.now()
             self._fresh.append(key)
             self._wake.set()
 
@@ -87,7 +88,7 @@ class Subscriber:
         self._wanted[key] -= 1
         if not self._wanted[key]:
             del self._wanted[key]
-            self._leaving[key] = time.monotonic() + _LINGER_S
+            self._leaving[key] = clock.now() + _LINGER_S
             self._wake.set()
             self.on_unwanted(key)
 
@@ -171,14 +172,14 @@ class Subscriber:
     def _listen(self, pubsub: Any) -> None:
         receive, keys = self._receive, self._keys
         pause = min(1.0, self._timeout_s / 4)
-        self.heard_at = time.monotonic()
+        self.heard_at = clock.now()
         number = 0
         while (keys or self._unanswered) and not self._is_over:
             try:
                 message = pubsub.get_message(timeout=pause)
             except ValueError as error:  # redis-py closes what it reads into where another greenlet could not write
                 raise redis.ConnectionError("it was closed while it was listened to") from error
-            now = time.monotonic()
+            now = clock.now()
             if self._failure is not None:
                 raise self._failure
             if message is None:
@@ -243,7 +244,7 @@ class Subscriber:
             (pubsub.subscribe if not self._is_sharded else pubsub.ssubscribe)(*some)
 
     def _leave(self, pubsub: Any) -> None:
-        now = time.monotonic()
+        now = clock.now()
         over = [key for key, until in self._leaving.items() if until <= now or key in self._wanted]
         for key in over:
             del self._leaving[key]
@@ -257,7 +258,7 @@ class Subscriber:
         for key in keys:
             self._unanswered[key] = self._unanswered.get(key, 0) + 1
         if self._asked_at is None:
-            self._asked_at = time.monotonic()
+            self._asked_at = clock.now()
 
     def _portions(self, keys: list[bytes]) -> Iterable[list[bytes]]:
         """Return keys in such portions as one command may name: of one slot each, in a cluster."""

@@ -22,7 +22,7 @@ from alphavel.websocket.admission import (
     check_origin,
     refusals_told,
 )
-from alphavel.websocket.channels.history import EventId
+from alphavel.websocket.channels.positions import EventId
 from alphavel.websocket.connections import Connection
 from alphavel.websocket.files import room_for_connections
 from alphavel.websocket.handshake import HandshakeError

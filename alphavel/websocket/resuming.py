@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from alphavel.websocket.channels import Kept, Position
-from alphavel.websocket.channels.history import EventId, last
+from alphavel.websocket.channels.history import last
+from alphavel.websocket.channels.positions import EventId
 from alphavel.websocket.protocols import Resumption
 from alphavel.websocket.protocols.messages import FromClient
 

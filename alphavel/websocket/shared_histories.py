@@ -25,7 +25,7 @@ from gevent.event import Event
 from alphavel.websocket.bus.envelope import EnvelopeError, MalformedError, write
 from alphavel.websocket.bus.journal import META_S, Entry, Journal, Loaded, Place
 from alphavel.websocket.channels import History, Kept, Position, is_cached
-from alphavel.websocket.channels.history import EPOCH_HEX
+from alphavel.websocket.channels.positions import EPOCH_HEX
 from alphavel.websocket.later import log_later
 from alphavel.websocket.logs import get_logger
 from alphavel.websocket.protocols import Message

@@ -28,7 +28,7 @@ from alphavel.websocket.resuming import Wish
 if TYPE_CHECKING:
     from alphavel.websocket.apps import App
     from alphavel.websocket.channels import Kept, Position
-    from alphavel.websocket.channels.history import EventId
+    from alphavel.websocket.channels.positions import EventId
     from alphavel.websocket.connections import Connection
     from alphavel.websocket.server import WebSocketServer
 

@@ -10,8 +10,7 @@ import pytest
 
 from alphavel.foundation.errors import ConfigurationError
 from alphavel.websocket import WebSocketServer
-from alphavel.websocket.channels import history
-from alphavel.websocket.channels.history import Histories, Position
+from alphavel.websocket.channels import Histories, Position
 from alphavel.websocket.channels.keys import Keys
 from alphavel.websocket.protocols import Message
 from alphavel.websocket.settings import ChannelSettings, HistorySettings
@@ -167,7 +166,7 @@ def test_history_is_forgotten_when_nothing_is_left_and_nobody_is_on_the_channel(
 
 
 def test_names_that_a_stranger_invents_take_no_more_than_so_much(clock, monkeypatch):
-    monkeypatch.setattr(history, "_MAX_SILENT", 10)
+    monkeypatch.setattr("alphavel.websocket.channels.histories._MAX_SILENT", 10)
     made = histories(clock)
     for number in range(500):
         made.of(f"chat.{number}")

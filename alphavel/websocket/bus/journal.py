@@ -27,7 +27,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alphavel.websocket.bus.envelope import Envelopes, MalformedError
-from alphavel.websocket.channels.history import Position, derived_epoch, new_epoch
+from alphavel.websocket.channels.positions import Position, derived_epoch, new_epoch
 
 if TYPE_CHECKING:
     from alphavel.websocket.settings import HistorySettings, RedisSettings

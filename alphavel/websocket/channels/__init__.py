@@ -15,7 +15,9 @@ from alphavel.websocket.channels.channel import (
     user_channel,
     user_of,
 )
-from alphavel.websocket.channels.history import Histories, History, Kept, Position
+from alphavel.websocket.channels.histories import Histories
+from alphavel.websocket.channels.history import History, Kept
+from alphavel.websocket.channels.positions import Position
 
 __all__ = [
     "POISON",

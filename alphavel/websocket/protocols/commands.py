@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 if TYPE_CHECKING:
-    from alphavel.websocket.channels.history import EventId
+    from alphavel.websocket.channels.positions import EventId
 
 
 class Ping(NamedTuple):

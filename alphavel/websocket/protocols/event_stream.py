@@ -13,7 +13,7 @@ from alphavel.websocket.protocols.alphavel import AlphavelProtocol
 
 if TYPE_CHECKING:
     from alphavel.websocket.channels import Kept
-    from alphavel.websocket.channels.history import EventId
+    from alphavel.websocket.channels.positions import EventId
 
 RETRY_MS = 1000
 

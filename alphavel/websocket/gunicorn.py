@@ -118,6 +118,7 @@ class GeventWebSocketWorker(GeventPyWSGIWorker):  # type: ignore[misc]
 
         while self.alive:
             gevent.sleep(0.1)
+        server.is_retiring = True
         for accepting in self._servers:  # at once: others accept in its place, and who is accepted here now would be refused
             accepting.stop_accepting()
         gevent.sleep(_LAST_ACCEPTED_S)

@@ -188,6 +188,7 @@ class Service:
         return self.stop()
 
     def _retire(self) -> None:
+        self.server.is_retiring = True
         self.http.stop_accepting()
         # Who was accepted just now is to get in, and to be told to come back, rather than to be refused.
         gevent.spawn_later(_RETIRE_S, self._stop.set)

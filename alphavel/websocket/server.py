@@ -73,6 +73,7 @@ class WebSocketServer(Registration, Broadcaster):
         tasks: Greenlets that run the application's code.
         timers: The application's timers.
         listening: Where it can be reached, for people: `["ws://127.0.0.1:9501/"]`.
+        is_retiring: Whether others accept in its place, or nobody will: no HTTP connection is kept for a further request.
         is_draining: Whether it is stopping and admits nobody.
         is_worker: Whether the process is one of several that a parent has started to be this server.
     """
@@ -92,7 +93,7 @@ class WebSocketServer(Registration, Broadcaster):
         self.siblings: Siblings | None = None
         self.connections = self.apps.default.connections
         self.listening: list[str] = []
-        self.is_draining = False
+        self.is_retiring = self.is_draining = False
         self.is_worker = False
         self.started_at = 0.0
         self.current_socket_id: Callable[[], str | None] = lambda: None
@@ -272,6 +273,11 @@ class WebSocketServer(Registration, Broadcaster):
         return self._reactor is not None
 
     @property
+    def has_others(self) -> bool:
+        """Whether other workers of the server or of the fleet are there, and what is pushed here reaches them."""
+        return self.relay.bus.has_peers and self.siblings is not None and self.siblings.has_others
+
+    @property
     def has_more_than_its_share(self) -> bool:
         """Whether this worker has more connections than the others on average; never where it is the only one."""
         if self.siblings is None or self._reactor is None:
@@ -332,7 +338,7 @@ class WebSocketServer(Registration, Broadcaster):
         if not monkey.is_module_patched("socket"):
             raise NotRunningError(NOT_PATCHED)
         self.started_at = time.monotonic()
-        self.is_draining = False
+        self.is_retiring = self.is_draining = False
         self._reactor = self._make_reactor()
         self._second = self._reactor.loop.timer(1.0, 1.0)
         self._second.start(self._second_passed)
@@ -367,7 +373,7 @@ class WebSocketServer(Registration, Broadcaster):
         """
         if self._reactor is None:
             return True
-        reactor, self.is_draining = self._reactor, True
+        reactor, self.is_retiring, self.is_draining = self._reactor, True, True
         deadline = time.monotonic() + (self.settings.options.drain_timeout if timeout is None else timeout)
         self.timers.stop()
         if self.siblings is not None:

@@ -92,8 +92,13 @@ class Siblings:
                 if fact.app == app.id:
                     self._enter(worker, fact, value, is_news=False)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether another worker is known."""
+        return bool(self._theirs)
+
     def leave(self) -> None:
-        """Be one worker alone, from now on."""
+        """Be one worker alone, from now on, whatever the bus still brings."""
         self.leader.stop()
         for app in self._server.apps:
             app.siblings = app.connections.everywhere = None
@@ -135,7 +140,7 @@ class Siblings:
 
     def let_another_lead(self) -> None:
         """Lead no more, where there is another one, and have the others know at once."""
-        if self.leader.leads and self._theirs:
+        if self.leader.leads and self.has_others:
             self._tells_webhooks = False
             self.leader.stand_back()
             self.bus.tell(Fact("leader", "", "", ""), None)
@@ -290,8 +295,8 @@ class Siblings:
         app = self._server.apps.get(fact.app)
         if fact.kind == "leader":
             self.leader.ask()
-        elif app is None:
-            return  # another worker has been told of one that is not known here yet
+        elif app is None or app.siblings is None:
+            return  # another worker has been told of one that is not known here yet; or this one has left
         elif fact.kind == "channel":
             self._enter_count(app, worker, fact, int(value or 0), is_news)
         elif fact.kind == "member":

@@ -152,7 +152,7 @@ class Upgrades:
         self._pending[self] = time.monotonic()
         try:
             more = super().handle_one_request()  # type: ignore[misc]
-            return None if more is True and server.is_draining else more
+            return None if more is True and server.is_retiring else more
         except gevent.Timeout as timeout:
             if timeout is not self._deadline:
                 raise
@@ -295,7 +295,7 @@ class Upgrades:
 
     def _send(self, server: WebSocketServer, response: api.Response) -> None:
         self._note_status(f"{response.status} {HTTPStatus(response.status).phrase}")
-        data = response.serialize(not (self.close_connection or server.is_draining), self.environ["REQUEST_METHOD"])
+        data = response.serialize(not (self.close_connection or server.is_retiring), self.environ["REQUEST_METHOD"])
         self._sendall(data)
         self.response_length = len(data)
 

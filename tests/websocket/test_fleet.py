@@ -12,6 +12,7 @@ import gevent
 import pusher
 import pytest
 
+from alphavel.websocket.bus.facts import Fact
 from alphavel.websocket.settings import AppLimits, AppSettings, BroadcastingSettings, RedisSettings, WebhookSettings
 from tests.redis_server import running_redis
 from tests.support import Program, script, wait_until
@@ -188,6 +189,16 @@ def test_a_server_that_stops_takes_its_members_along_at_once(fleet):
 
 
 # Counts, users, limits
+
+
+def test_what_others_still_say_is_nothing_to_a_server_that_has_left(fleet):
+    """While it ends, the bus goes on for a moment; each rolling restart of a busy server logged tracebacks."""
+    one, two = fleet()
+    siblings, app = two.siblings, two.apps.default
+    two.stop()
+    siblings.said(one.siblings.name, [(Fact("channel", app.id, "late", ""), 1)], are_all=False)
+    siblings.said(one.siblings.name, [(Fact("member", app.id, "presence-late", "7"), [{}, 1.0])], are_all=True)
+    assert two.get_channels() == []
 
 
 def test_counts_users_and_watchlists_are_of_all_servers(fleet, pusher_client):

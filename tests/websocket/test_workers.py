@@ -485,6 +485,25 @@ def test_a_rolling_restart_brings_new_workers_with_new_code_and_refuses_nobody(s
     assert server.program.stop(PATIENCE_S) == 0
 
 
+def test_who_publishes_over_one_http_connection_does_not_notice_a_rolling_restart(start):
+    """A worker that drains still reaches the others: what it is given to publish is theirs, and its publisher's next address."""
+    server = start()
+    old = server.pids
+    silent = [server.connect(worker=pid) for pid in old]  # they do not answer to the goodbye, so that the draining lasts
+    api = pusher.Pusher(app_id="1", key="app-key", secret="app-secret", host="127.0.0.1", port=server.port, ssl=False)
+    api.trigger("news", "n", {"n": 0})
+    server.program.process.send_signal(signal.SIGHUP)
+    server.program.wait_for("are handed over", PATIENCE_S)
+    client = server.connect()
+    client.subscribe("news")
+    assert client.pid not in old
+    api.trigger("news", "n", {"n": 1})
+    assert client.receive()["data"] == {"n": 1}
+    for pid, there in zip(old, silent, strict=True):
+        os.kill(pid, 0)  # it was there all the time
+        assert there.closed().code == 4200
+
+
 def test_a_rolling_restart_that_cannot_be_leaves_the_old_workers_as_they_are(start):
     server = start()
     old = server.pids

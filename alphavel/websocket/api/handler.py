@@ -96,7 +96,7 @@ def _answer(server: WebSocketServer, request: Request, now: float) -> Mapping[st
     _check_signature(app, request, parameters, now)
     if not app.settings.enabled:
         raise ApiError(403, f"The app {app.id} is disabled.")
-    if server.is_draining or not server.is_running:
+    if not server.is_running or (server.is_draining and not server.has_others):
         raise ApiError(503, "The server is stopping.", {"Retry-After": "1"})
     return endpoint(app, match, parameters, request.body)
 

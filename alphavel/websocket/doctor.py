@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alphavel.foundation.checks import Check, Finding, good, warning, writable, wrong
 from alphavel.foundation.config import Config
@@ -240,17 +240,22 @@ def _redis(settings: WebSocketSettings) -> Iterator[Finding]:
         yield wrong("redis", str(error), _FIX)
         return
     from redis import RedisError
+    from redis.exceptions import NoPermissionError
 
-    client = None
+    client, prefix, is_cluster = None, settings.broadcasting.redis.prefix, settings.broadcasting.redis.cluster
     try:
         client = connect(settings.broadcasting.redis)
-        if settings.broadcasting.redis.cluster:  # its nodes are alike
-            client = client.get_redis_connection(client.get_default_node())
+        server = client.get_redis_connection(client.get_default_node()) if is_cluster else client  # its nodes are alike
         began = time.perf_counter()
-        client.ping()
+        server.ping()
         took = time.perf_counter() - began
-        seconds, microseconds = client.time()
-        version = client.info("server")["redis_version"]
+        seconds, microseconds = server.time()
+        version = _version(server.execute_command("HELLO"))  # INFO is not for everybody
+        (client.spublish if is_cluster else client.publish)(f"{prefix}doctor", b"")
+        client.exists(f"{prefix}doctor")
+    except NoPermissionError as error:
+        yield wrong("redis", f"Redis at {place}: {error}.", f"Give it ~{prefix}* &{prefix}* +@all -@admin -@dangerous.")
+        return
     except (RedisError, OSError) as error:
         advice = "Start it, or correct broadcasting.redis.url. The server starts without, and reaches no other node."
         yield wrong("redis", f"Redis at {place} cannot be used: {error}", advice)
@@ -263,6 +268,12 @@ def _redis(settings: WebSocketSettings) -> Iterator[Finding]:
     if apart > _CLOCKS_DIFFER_S:
         text = f"The clocks of Redis and of this machine differ by {apart:.1f} s."
         yield warning("clock", text, "Keep both right with chrony or systemd-timesyncd.")
+
+
+def _version(hello: Any) -> str:
+    """Read what HELLO answers: a list or, over RESP3, a map."""
+    told = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=False))
+    return str(told[b"version"].decode())
 
 
 # Speed

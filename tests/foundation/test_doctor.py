@@ -169,6 +169,20 @@ def test_redis_that_is_there_and_redis_that_is_not(examined):
     }  # fmt: skip
 
 
+def test_a_user_of_redis_who_may_do_what_a_server_needs_and_one_who_may_not(examined):
+    acl = ("--user", "bus", "on", ">sesame", "~shop:*", "resetchannels", "&shop:*", "+@all", "-@admin", "-@dangerous")
+    with RedisServer(*acl) as redis:
+        settings = {"url": redis.url, "username": "bus", "password": "sesame", "prefix": "shop:"}
+        websocket = {"host": "127.0.0.1", "port": free_port(), "broadcasting": {"driver": "redis", "redis": settings}}
+        code, findings = examined(websocket)
+        assert code == 0
+        assert found(findings, "ok", "Redis 7")
+        settings["prefix"] = "bar:"
+        code, findings = examined(websocket)
+        assert code == 1
+        assert "&bar:*" in found(findings, "error", "no permissions")["advice"]
+
+
 def test_whether_there_are_keys_where_the_issuer_is_said_to_publish_them(examined):
     key = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()))
     published = [json.dumps({"keys": [{**key, "kid": "a"}]})]

@@ -486,7 +486,7 @@ def test_a_rolling_restart_brings_new_workers_with_new_code_and_refuses_nobody(s
 
 
 def test_who_publishes_over_one_http_connection_does_not_notice_a_rolling_restart(start):
-    """A worker that drains still reaches the others: what it is given to publish is theirs, and its publisher's next address."""
+    """A worker that drains still reaches the others, and asks its publisher to come back, after the answer."""
     server = start()
     old = server.pids
     silent = [server.connect(worker=pid) for pid in old]  # they do not answer to the goodbye, so that the draining lasts

@@ -316,6 +316,25 @@ def test_a_worker_that_is_killed_takes_its_members_out_and_another_takes_its_pla
         receiver.stop()
 
 
+def test_workers_meet_once_there_are_files_to_open_again(start):
+    """One that was at its limit when another was started never heard of it again."""
+    server = start(workers=2)
+    full, dies = server.pids
+    watcher = server.connect("watcher", worker=full)
+    watcher.subscribe("presence-room")
+    few = "(r := __import__('resource')).setrlimit(r.RLIMIT_NOFILE, (3, (hard := r.getrlimit(r.RLIMIT_NOFILE)[1])))"
+    later = "__import__('gevent').spawn_later(4, r.setrlimit, r.RLIMIT_NOFILE, (hard, hard))"
+    server.do(f"({few}, {later}) and None", full)
+    os.kill(dies, signal.SIGKILL)
+    wait_until(lambda: dies not in server.pids and len(server.pids) == 2, PATIENCE_S)
+    (new,) = set(server.pids) - {full}
+    late = server.connect("late", worker=new)
+    late.subscribe("presence-room")
+    server.agree("[member['id'] for member in WebSocket.get_presence('presence-room')]", ["watcher", "late"], [full, new])
+    server.do('WebSocket.to_channel("presence-room").push({"event": "hello"})', full)
+    assert late.receive()["event"] == "hello"
+
+
 # A worker that hangs
 
 

@@ -50,6 +50,7 @@ _READ = 256 * 1024
 _YIELD_EVERY = 64  # frames received before others get a turn
 _MEET_S = 5.0
 _RETRY_S = 0.2
+_NO_FILE_S = 1.0
 _BEAT_EVERY_S = 1.0
 
 
@@ -237,17 +238,18 @@ class LocalBus:
         if name in self._links or self._has_stopped:
             return
         path = self._folder / f"{name}.sock"
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.connect(str(path))
-            wants = TheirWants(path.with_suffix(".wants"))
-        except OSError:
-            sock.close()
+            sock, wants = _reach(path)
+        except (ConnectionRefusedError, FileNotFoundError):
             if name not in self._heard:  # its process is gone, and what it left behind is nobody's
                 path.unlink(missing_ok=True)
                 path.with_suffix(".wants").unlink(missing_ok=True)
             return
-        if name in self._links:  # connecting may have taken its time
+        except OSError as error:  # too many files are open
+            logger.error("The worker %s cannot be reached, trying again: %s", name, error.strerror)
+            gevent.spawn_later(_NO_FILE_S, self._connect, name)
+            return
+        if name in self._links or self._has_stopped:  # connecting may have taken its time
             sock.close()
             wants.close()
             return
@@ -285,8 +287,13 @@ class LocalBus:
 
     def _accept(self, accepting: socket.socket) -> None:
         while True:
-            sock, _ = accepting.accept()
-            self._spawn(self._hear, sock)
+            try:
+                sock, _ = accepting.accept()
+            except OSError as error:  # too many files are open; who is not heard for that would be a stranger for ever
+                logger.error("No other worker is heard until a file is closed: %s", error.strerror)
+                gevent.sleep(_NO_FILE_S)
+            else:
+                self._spawn(self._hear, sock)
 
     def _hear(self, sock: socket.socket) -> None:
         name = ""
@@ -447,6 +454,17 @@ def _frames(sock: socket.socket) -> Iterator[tuple[bytes, bytes]]:
             yield bytes(buffer[position + 4 : position + 5]), bytes(buffer[position + 5 : end])
             position = end
         del buffer[:position]
+
+
+def _reach(path: Path) -> tuple[socket.socket, TheirWants]:
+    """Connect to the worker at a path. Raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(path))
+        return sock, TheirWants(path.with_suffix(".wants"))
+    except OSError:
+        sock.close()
+        raise
 
 
 def _listen(folder: Path, name: str) -> socket.socket:

@@ -72,6 +72,30 @@ def listen_for_all(host: str, port: int, backlog: int, workers: int) -> list[soc
     return listeners
 
 
+def renewed(listener: socket.socket) -> socket.socket:
+    """
+    Return a socket at the same address that does not listen, in place of one whose worker does not come up.
+
+    Who waits in the backlog of the old one is reset and may connect to another worker, as all do until somebody listens on the
+    new one. A listener that cannot be had a second time is returned as it is.
+    """
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        return listener
+    host, port = listener.getsockname()[:2]
+    try:
+        another = _bound(listener.family, host, port, shared=True)
+    except OSError:
+        return listener
+    listener.close()
+    return another
+
+
+def begin(listener: socket.socket, backlog: int) -> None:
+    """Listen, where a socket that was `renewed` does not yet."""
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listener.listen(backlog)
+
+
 def url_of(scheme: str, address: Any, path: str) -> str:
     """Return the URL of an address such as `("127.0.0.1", 9501)`, or of the path of a Unix socket."""
     if isinstance(address, str):

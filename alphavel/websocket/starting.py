@@ -21,7 +21,7 @@ from alphavel.foundation.running import ControlError
 from alphavel.websocket import handover, logs, notify
 from alphavel.websocket.daemon import Daemon, PidFile, PidFileError
 from alphavel.websocket.factory import serving
-from alphavel.websocket.listening import ListenError, inherited, listen_for_all, share
+from alphavel.websocket.listening import ListenError, begin, inherited, listen_for_all, share
 from alphavel.websocket.settings import TlsSettings, WebSocketSettings
 from alphavel.websocket.workers import Place, Supervisor, WorkerFailedError, WorkersFolder
 
@@ -190,6 +190,7 @@ def _work(start: Start, place: Place) -> int:
         logs.set_up(server.settings.logging)
         server.is_worker = True
         server.join(place.folder)
+        begin(place.listener, server.settings.options.backlog)
         service = Service(server, application, listener=place.listener)
         service.start()
     except Exception as error:  # noqa: BLE001 (the parent shows it)

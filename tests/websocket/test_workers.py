@@ -335,6 +335,24 @@ def test_workers_meet_once_there_are_files_to_open_again(start):
     assert late.receive()["event"] == "hello"
 
 
+def test_nobody_waits_for_a_worker_that_ends_each_time_it_is_started(start):
+    """The kernel gave it every second newcomer, who waited until it came up: minutes, or for ever."""
+    server = start()
+    stays, dies = server.pids
+    code = (server.folder / "shop.py").read_text()
+    (server.folder / "shop.py").write_text("import os\nos._exit(3)\n")
+    os.kill(dies, signal.SIGKILL)
+    server.program.wait_for("with exit code 3 before it had started", PATIENCE_S)
+    for _ in range(20):
+        client = server.connect()
+        assert client.pid == stays
+    (server.folder / "shop.py").write_text(code)
+    wait_until(lambda: len(server.pids) == 2, PATIENCE_S)
+    (new,) = set(server.pids) - {stays}
+    assert server.connect(worker=new).subscribe("a")["event"] == "subscribed"
+    assert server.program.stop(PATIENCE_S) == 0
+
+
 # A worker that hangs
 
 
@@ -533,6 +551,31 @@ def test_a_rolling_restart_that_cannot_be_leaves_the_old_workers_as_they_are(sta
     assert "ZeroDivisionError" in server.program.output
     assert server.pids == old
     assert client.subscribe("a")["event"] == "subscribed"
+
+
+ONE_FAILS = """
+import time
+if os.path.exists("first"):
+    while not os.path.exists("go"):
+        time.sleep(0.1)
+    os._exit(3)
+open("first", "w").close()
+"""
+
+
+def test_clients_of_a_new_worker_are_handed_over_where_another_one_cannot_start(start):
+    """It accepts as soon as it is up, and was killed with whom it had when the rest of its set could not come up."""
+    server = start()
+    old = server.pids
+    (server.folder / "shop.py").write_text(APP + ONE_FAILS)
+    server.program.process.send_signal(signal.SIGHUP)
+    new = wait_until(lambda: set(server.pids) - set(old), PATIENCE_S)
+    client = server.connect(worker=new.pop())
+    (server.folder / "go").touch()
+    server.program.wait_for("The old workers go on", PATIENCE_S)
+    assert client.closed().code == 4200
+    wait_until(lambda: server.pids == old, PATIENCE_S)
+    assert server.program.stop(PATIENCE_S) == 0
 
 
 def test_sigterm_drains_all_workers_and_leaves_nothing_behind(start):

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from alphavel.websocket import notify
+from alphavel.websocket.listening import renewed
 from alphavel.websocket.logs import get_logger
 from alphavel.websocket.workers.pulse import Pulse
 
@@ -51,7 +52,7 @@ class Place(NamedTuple):
 
     Attributes:
         number: Which of the workers it is, from 0.
-        listener: Where it accepts.
+        listener: Where it accepts; does not listen yet where the one before it did not come up.
         folder: Where the workers meet.
         lifeline: A descriptor that reads as ended when the parent has ended.
         report: A descriptor to say on how the start went: once, by `started` or `failed`.
@@ -107,7 +108,7 @@ class Supervisor:
         """
         Args:
             work: What a worker does, in its own process, to its end; returns its exit code.
-            listeners: A socket for each worker.
+            listeners: A socket for each worker; the list is kept as it is then.
             folder: Where they meet.
             drain_timeout: Seconds a worker may take to end.
             worker_timeout: Seconds a worker's loop may stand still; None: for ever.
@@ -260,6 +261,14 @@ class Supervisor:
         why = "" if worker.is_ready else f" before it had started: {_reason(worker)}"
         logger.error("Worker %d was ended %s%s; starting another in %.1f s", worker.pid, how, why, pause)
         self._due[worker.number] = time.monotonic() + pause
+        if failures > 1:
+            self._turn_away(worker.number)
+
+    def _turn_away(self, number: int) -> None:
+        """Have nobody wait for a worker that may never come up."""
+        listener = self._listeners[number]
+        if self._listeners.count(listener) == 1:
+            self._listeners[number] = renewed(listener)
 
     def _look(self) -> None:
         """End the workers that hang."""
@@ -301,6 +310,9 @@ class Supervisor:
         self._failures = dict.fromkeys(self._failures, 0)
         self._leaving.update({worker.pid: worker for worker in old.values()})
         for worker in old.values():
+            worker.is_given_up = (
+                not worker.is_ready
+            )  # it was started in place of another just now, and does not know the signal
             _send(worker, RETIRE)
         logger.info("The new workers accept: %s", ", ".join(str(worker.pid) for worker in self._workers.values()))
         notify.ready()
@@ -315,7 +327,7 @@ class Supervisor:
         for worker in self._successors.values():
             worker.is_given_up = True
             self._leaving[worker.pid] = worker
-            _send(worker, signal.SIGKILL)
+            _send(worker, signal.SIGTERM if worker.is_ready else signal.SIGKILL)  # that one has clients already
         self._successors = {}
 
     # Forking

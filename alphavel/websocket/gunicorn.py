@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from alphavel.websocket.server import WebSocketServer
 
 _LAST_ACCEPTED_S = 0.5
-_A_MOMENT_S = 0.001
 
 
 class GeventWebSocketWorker(GeventPyWSGIWorker):  # type: ignore[misc]
@@ -49,21 +48,11 @@ class GeventWebSocketWorker(GeventPyWSGIWorker):  # type: ignore[misc]
                 super().run_application()
 
         class Server(HttpServer):
-            _waited = False
+            shares_listener = True
 
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 super().__init__(*arguments, **options)
                 servers.append(self)
-
-            def do_read(self) -> Any:
-                # The kernel wakes all workers and the first one takes it, as often as not the same: that one would end with
-                # most of the connections. So the one that has more of them waits a moment, and then takes what nobody took.
-                if not self._waited and self.websocket_server().has_more_than_its_share:
-                    self._waited = True
-                    self.pause(_A_MOMENT_S)
-                    return None
-                self._waited = False
-                return super().do_read()
 
         self.wsgi_handler, self.server_class, self._servers = WebSocketHandler, Server, servers
 

@@ -24,6 +24,7 @@ logger = get_logger("alphavel.http")
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 _PAUSE_S = 0.005
 _NO_FILE_S = 0.1
+_A_MOMENT_S = 0.001
 _AT_ONCE = 16  # are accepted in place of others, who have to close their files first
 _PATIENCE = 0.1  # of handshake_timeout: so long newcomers wait for those before them, until the oldest of these has to go
 
@@ -43,11 +44,13 @@ class HttpServer(WSGIServer):  # type: ignore[misc]
 
     # Handlers of all servers of the process whose requests' headers have not come yet, and since when; oldest first.
     waiting_for_headers: ClassVar[dict[Any, float]] = {}
+    shares_listener = False  # with other workers, who may accept as well
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._shaking_hands: dict[Any, float] = {}  # greenlets whose peers have yet to finish the TLS handshake, and since when
         self._accepted = 0  # connections whose greenlets have not begun yet
         self._served = 0  # connections that speak HTTP, whatever they wait for
+        self._has_waited = False
         super().__init__(*arguments, **options)
 
     def websocket_server(self) -> WebSocketServer:
@@ -64,6 +67,9 @@ class HttpServer(WSGIServer):  # type: ignore[misc]
         if self._is_crowded():
             self.pause(_PAUSE_S)
             return None
+        if self._leaves_it_to_others():
+            self.pause(_A_MOMENT_S)
+            return None
         try:
             accepted = super().do_read()
         except OSError as error:
@@ -75,6 +81,12 @@ class HttpServer(WSGIServer):  # type: ignore[misc]
         if accepted is not None:
             self._accepted += 1
         return accepted
+
+    def _leaves_it_to_others(self) -> bool:
+        # The kernel wakes all workers and the first one takes it, as often as not the same: that one would end with most of
+        # the connections. So the one that has more of them waits a moment, and then takes what nobody took.
+        self._has_waited = self.shares_listener and not self._has_waited and self.websocket_server().has_more_than_its_share
+        return self._has_waited
 
     def pause(self, seconds: float) -> None:
         """Accept nobody for a moment."""

@@ -192,6 +192,7 @@ def _work(start: Start, place: Place) -> int:
         server.join(place.folder)
         begin(place.listener, server.settings.options.backlog)
         service = Service(server, application, listener=place.listener)
+        service.http.shares_listener = place.shares_listener
         service.start()
     except Exception as error:  # noqa: BLE001 (the parent shows it)
         place.failed(told(error))

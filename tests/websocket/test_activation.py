@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -84,6 +85,23 @@ def test_it_serves_on_the_sockets_that_were_opened_for_it_and_a_restart_refuses_
     finally:
         for listener in listeners:
             listener.close()
+
+
+def test_workers_that_share_one_socket_have_about_as_many_connections_each(tmp_path):
+    """The kernel wakes all of them, and the first one takes it: of 400 connections one of four had 24."""
+    with (
+        listening() as listener,
+        activated(tmp_path, [listener], "--workers", "4", ALPHAVEL_RUN_DIR=str(tmp_path / "run")) as program,
+    ):
+        program.wait_for("auth")
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(Client(listener.getsockname()[1]))
+                gevent.sleep(0.01)
+            stats = run(script("alpha"), "websocket:stats", "--json", cwd=tmp_path, ALPHAVEL_RUN_DIR=str(tmp_path / "run"))
+        counts = [worker["connections"] for worker in json.loads(stats.stdout)["workers"]]
+    assert sum(counts) == 200
+    assert min(counts) >= 25, counts  # 50 but for a machine so busy that the others do not wake in time
 
 
 def test_the_socket_may_be_a_unix_socket(tmp_path):

@@ -53,6 +53,7 @@ class Place(NamedTuple):
     Attributes:
         number: Which of the workers it is, from 0.
         listener: Where it accepts; does not listen yet where the one before it did not come up.
+        shares_listener: Whether others accept there, too.
         folder: Where the workers meet.
         lifeline: A descriptor that reads as ended when the parent has ended.
         report: A descriptor to say on how the start went: once, by `started` or `failed`.
@@ -61,6 +62,7 @@ class Place(NamedTuple):
 
     number: int
     listener: socket.socket
+    shares_listener: bool
     folder: Path
     lifeline: int
     report: int
@@ -267,8 +269,11 @@ class Supervisor:
     def _turn_away(self, number: int) -> None:
         """Have nobody wait for a worker that may never come up."""
         listener = self._listeners[number]
-        if self._listeners.count(listener) == 1:
+        if not self._is_shared(listener):
             self._listeners[number] = renewed(listener)
+
+    def _is_shared(self, listener: socket.socket) -> bool:
+        return self._listeners.count(listener) > 1
 
     def _look(self) -> None:
         """End the workers that hang."""
@@ -342,7 +347,8 @@ class Supervisor:
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            self._be_worker(Place(number, self._listeners[number], self._folder, self._lifeline[0], writing, pulse))
+            listener = self._listeners[number]
+            self._be_worker(Place(number, listener, self._is_shared(listener), self._folder, self._lifeline[0], writing, pulse))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(writing)
         os.set_blocking(reading, False)

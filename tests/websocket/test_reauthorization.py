@@ -162,7 +162,7 @@ def test_what_cannot_be_revoked_is_refused(server, jti, expires_in):
 
 def test_revocations_are_kept_until_the_token_has_expired_by_itself():
     now = [0.0]
-    revoked = Revocations(lambda: now[0], max_revoked=3)
+    revoked = Revocations(lambda: now[0], max_revoked=3, wall_clock=lambda: now[0] + 1e9)
     revoked.add("a", 10)
     revoked.add("a", 5)  # said again, of the same token: the longer time holds
     now[0] = 9.0

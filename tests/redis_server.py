@@ -6,6 +6,7 @@ Sentinel watches, or a cluster.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import tempfile
@@ -27,14 +28,16 @@ class RedisServer:
         port: Its port.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, **environment: str) -> None:
         """
         Args:
             options: Further ones of the command line: `"--requirepass", "secret"`.
+            environment: Further variables.
         """
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
+        self._environment = {**os.environ, **environment}
         self._folder = tempfile.TemporaryDirectory(prefix="alphavel-redis-")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,7 +54,11 @@ class RedisServer:
     def start(self) -> None:
         """Start it, or start it again after `stop`, and wait until it answers."""
         self._process = subprocess.Popen(
-            self.arguments(), cwd=self._folder.name, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self.arguments(),
+            cwd=self._folder.name,
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         wait_until(self._answers, what="an answer of redis-server")
 
@@ -108,9 +115,9 @@ class Sentinel(RedisServer):
 
 
 @contextlib.contextmanager
-def running_redis(*options: str) -> Iterator[RedisServer]:
+def running_redis(*options: str, **environment: str) -> Iterator[RedisServer]:
     """A Redis server for the length of a `with` block."""
-    with RedisServer(*options) as server:
+    with RedisServer(*options, **environment) as server:
         yield server
 
 

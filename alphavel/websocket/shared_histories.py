@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import logging
 import secrets
-import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -201,7 +200,7 @@ class SharedHistories:
             app.publish_now(item.message, (item.channel,), (), False, frozenset(item.content["except"]))
             return
         sealed = self._journal.seal(item.content)
-        place = self._journal.append(app.id, item.channel, rules, sealed, item.message_id, again)
+        place = self._journal.append(app.id, item.channel, rules, sealed, item.message_id, again, app.histories.number)
         written = write("kept", {"app": app.id, "channel": item.channel, "place": list(place), **item.content})
         for route in self._bus.routes(app.id, (item.channel,), (), False):
             self._bus.publish(written, route.to)
@@ -258,8 +257,8 @@ class SharedHistories:
         if len(early) < _MAX_EARLY:
             early[entry.place.serial] = entry
 
-    def _deliver(self, app: App, history: History, entry: Entry) -> None:
-        kept = _keep(history, entry)
+    def _deliver(self, app: App, history: History, entry: Entry, now: int = 0) -> None:
+        kept = _keep(history, entry, now)
         app.server.counters.messages_out += app.ordering.deliver_kept(history.channel, kept)
         _cache(app, history.channel, kept.message)
 
@@ -319,9 +318,9 @@ class SharedHistories:
                 if entry.place.serial > history.position.serial + 1:
                     history.skip_to(entry.place.serial - 1)
                 if entry.place.serial <= seen:
-                    _keep(history, entry)
+                    _keep(history, entry, loaded.number)
                 else:
-                    self._deliver(app, history, entry)
+                    self._deliver(app, history, entry, loaded.number)
         self._deliver_following(app, history)
 
     # Who joins
@@ -410,20 +409,21 @@ def _fill(history: History, loaded: Loaded) -> None:
     ttl_us = int(history.rules.ttl * 1e6)
     history.begin(Position(loaded.epoch, loaded.serial if first is None else first.serial - 1))
     # Of what is gone nothing is known but that it is older than what is kept, or than messages are kept.
-    history.lost_number = loaded.number - ttl_us if first is None else first.number - 1
+    history.lost_number = (loaded.last or loaded.number - ttl_us) if first is None else first.number - 1
     if first is not None and first.serial == 1:  # whatever was before, its meta had gone
         history.lost_number = first.number - int(META_S * 1e6)
     for entry in loaded.entries:
         if entry.place.serial > history.position.serial + 1:
             history.skip_to(entry.place.serial - 1)
-        _keep(history, entry)
+        _keep(history, entry, loaded.number)
     history.position = Position(loaded.epoch, loaded.serial)
     history.before = loaded.before
 
 
-def _keep(history: History, entry: Entry) -> Kept:
+def _keep(history: History, entry: Entry, now: int) -> Kept:
+    """Keep a message; `now`: Redis' time when it was read there, 0: it has just been published."""
     event, excluded, ttl = _event(entry)
-    age = max(0.0, time.time() - entry.place.number / 1e6)  # two machines' clocks: it decides only when something is forgotten
+    age = max(0.0, (now - entry.place.number) / 1e6)  # Redis' clock may have been set since
     return history.receive(event, excluded, ttl, entry.place.number, min(age, history.rules.ttl / 2))
 
 

@@ -4,16 +4,20 @@ all processes that only send agree on them. Plain blocking calls, no gevent.
 
     PREFIXhistory:{APP:CHANNEL}:meta    hash: epoch, serial of the last message, bytes of the stream; run: which run of which
                                         Redis numbers; before, until: the epoch before, and its last message that this run
-                                        knows; fresh: when the key was given its time to live, in seconds
+                                        knows; fresh: when the key was given its time to live, in seconds; number: of the
+                                        last message
     PREFIXhistory:{APP:CHANNEL}:log     stream, its ids are SERIAL-1; of each message e: an envelope, i: an id of who
                                         published it, n: its time in microseconds, by which those of all channels are in order
-    PREFIXhistory:origin                drawn once; another one after Redis has been emptied
+    PREFIXhistory:origin                drawn at random, for half a day
 
 A step of which nobody knows whether Redis took it can be made again: with its id it finds what it has written.
 
 Who reads writes nothing of a channel; its first message does. Where nothing was published, the epoch follows from what all
-know: the origin, the run of Redis and how much that has evicted, the channel, and the half of the day. Meta outlives the last
-message by a whole day, so that no epoch is used for a second counting.
+know: the origin, the run of Redis and how much that has evicted, and the channel. Meta outlives the last message by a whole day
+and so the origin, so that no epoch is used for a second counting.
+
+Only Redis' clock counts, and it may be set meanwhile. Forward, what is kept may be over at once; where a meta is, so is the
+origin. Back, the numbers go on from those there were.
 
 Another run (Redis was restarted, or a replica took over) may know less than was said before. Its first message of a channel
 begins a new epoch, which goes on counting: positions of the one before hold as far as this run knew it then.
@@ -23,7 +27,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alphavel.websocket.bus.envelope import Envelopes, MalformedError
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 META_S = 86_400
 """Seconds for which an epoch outlives its last message, at least: who comes back to a quiet channel has missed nothing."""
 _EMPTY_S = META_S // 2
-"""Seconds for which a channel without messages has one epoch: over before meta can be, even with clocks as much again apart."""
+"""Seconds for which channels without messages have one epoch: over before meta can be, even with two masters' clocks apart."""
 _FRESH_S = 3600
 """Seconds after which meta is given its time again: it would be a call for each message."""
 _TRIES = 3
@@ -62,7 +65,7 @@ _EMPTY = """
 """
 
 _APPEND = _Script(f"""{_RUN}
-local known = redis.call('HMGET', meta, 'epoch', 'run', 'serial', 'bytes', 'fresh')
+local known = redis.call('HMGET', meta, 'epoch', 'run', 'serial', 'bytes', 'fresh', 'number')
 local epoch = known[1]
 if epoch and ARGV[6] == '1' then
   for _, entry in ipairs(redis.call('XREVRANGE', log, '+', '-', 'COUNT', ARGV[3])) do
@@ -70,18 +73,19 @@ if epoch and ARGV[6] == '1' then
   end
 end
 if not epoch then {_EMPTY}
-  if ARGV[8] ~= empty and ARGV[8] ~= 'any' then return {{empty}} end
-  epoch = ARGV[9]
+  if ARGV[9] ~= empty and ARGV[9] ~= 'any' then return {{empty}} end
+  epoch = ARGV[10]
   redis.call('DEL', log)
   redis.call('HSET', meta, 'epoch', epoch, 'run', run)
 elseif known[2] ~= run then
-  if ARGV[8] ~= 'any' then return {{'any'}} end
-  redis.call('HSET', meta, 'before', epoch, 'until', known[3] or '0', 'epoch', ARGV[9], 'run', run)
-  epoch = ARGV[9]
+  if ARGV[9] ~= 'any' then return {{'any'}} end
+  redis.call('HSET', meta, 'before', epoch, 'until', known[3] or '0', 'epoch', ARGV[10], 'run', run)
+  epoch = ARGV[10]
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local number = string.format('%.0f', now)
+-- After the last one here, and after those that its publisher has seen on other channels: the clock may have been set back.
+local number = string.format('%.0f', math.max(now, (known[6] or 0) + 1, ARGV[8] + 1))
 local serial = string.format('%.0f', (known[3] or 0) + 1)
 local bytes = (known[4] or 0) + #ARGV[1]
 redis.call('XADD', log, serial .. '-1', 'e', ARGV[1], 'i', ARGV[2], 'n', number)
@@ -100,16 +104,16 @@ end
 redis.call('PEXPIRE', log, ARGV[4])
 bytes = length > 0 and bytes or 0
 if known[5] and known[5] + {_FRESH_S} > tonumber(time[1]) then
-  redis.call('HSET', meta, 'serial', serial, 'bytes', bytes)
+  redis.call('HSET', meta, 'serial', serial, 'bytes', bytes, 'number', number)
 else
-  redis.call('HSET', meta, 'serial', serial, 'bytes', bytes, 'fresh', time[1])
+  redis.call('HSET', meta, 'serial', serial, 'bytes', bytes, 'number', number, 'fresh', time[1])
   redis.call('PEXPIRE', meta, ARGV[7])
 end
 return {{epoch, serial, number}}
 """)
 
 _LOAD = _Script(f"""{_RUN}
-local known = redis.call('HMGET', meta, 'epoch', 'run', 'serial', 'before', 'until')
+local known = redis.call('HMGET', meta, 'epoch', 'run', 'serial', 'before', 'until', 'number')
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
 if not known[1] then {_EMPTY}
@@ -117,7 +121,14 @@ if not known[1] then {_EMPTY}
 end
 local before, last = known[4], known[5]
 if known[2] ~= run then before, last = known[1], known[3] or '0' end
-return {{known[1], now, known[3] or '0', before, last, redis.call('XRANGE', log, ARGV[1], '+')}}
+return {{known[1], now, known[3] or '0', before, last, redis.call('XRANGE', log, ARGV[1], '+'), known[6] or '0'}}
+""")
+
+# One that has more time left than it was given is of before the clock was set back, and might outlive a meta.
+_ORIGIN = _Script("""
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 or left > tonumber(ARGV[2]) then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+return redis.call('GET', KEYS[1])
 """)
 
 
@@ -142,7 +153,8 @@ class Loaded(NamedTuple):
 
     Attributes:
         epoch, serial: Its position.
-        number: What a message would get now.
+        number: Redis' time, as messages are numbered.
+        last: Number of the last message; 0: not known.
         entries: What is kept.
         before: As far as this run of Redis knew the epoch before, or this one where it was another run's.
     """
@@ -150,6 +162,7 @@ class Loaded(NamedTuple):
     epoch: str
     serial: int
     number: int
+    last: int
     entries: list[Entry]
     before: Position | None = None
 
@@ -174,7 +187,9 @@ class Journal:
         """Write a message for `append`."""
         return self._sealing.seal("kept", content)
 
-    def append(self, app_id: str, channel: str, rules: HistorySettings, sealed: bytes, message_id: str, again: bool) -> Place:
+    def append(
+        self, app_id: str, channel: str, rules: HistorySettings, sealed: bytes, message_id: str, again: bool, after: int = 0
+    ) -> Place:
         """
         Keep a message and number it.
 
@@ -185,20 +200,22 @@ class Journal:
             sealed: See `seal`.
             message_id: Unique to the message.
             again: Whether it may have been appended already.
+            after: The highest number that its publisher has seen, on whatever channel.
 
         Raises:
             redis.RedisError, OSError: It is not known whether that was done.
         """
         ttl_ms, meta_ms = int(rules.ttl * 1000), int((max(rules.ttl, META_S) + _FRESH_S) * 1000)
-        given = (sealed, message_id, rules.size, ttl_ms, rules.max_bytes, int(again), meta_ms)
-        answer = self._run(_APPEND, app_id, channel, *given)
+        given = (sealed, message_id, rules.size, ttl_ms, rules.max_bytes, int(again), meta_ms, after)
+        keys = self._keys(app_id, channel)
+        answer = self._run(_APPEND, keys, *given)
         for tries in range(1, _TRIES + 1):
             if len(answer) > 1:
                 break
             # An epoch begins. Where it is the channel's first message: the one that those who joined have been told.
             state = _text(answer[0]) if tries < _TRIES else "any"
             first = new_epoch(channel) if state == "any" else self._empty_epoch(state, channel)
-            answer = self._run(_APPEND, app_id, channel, *given, state, first)
+            answer = self._run(_APPEND, keys, *given, state, first)
         epoch, serial, number = answer
         return Place(_text(epoch), int(serial), int(number))
 
@@ -215,13 +232,13 @@ class Journal:
             redis.RedisError, OSError: Redis cannot be reached.
             EnvelopeError: What is there is not of this fleet.
         """
-        epoch, number, *more = self._run(_LOAD, app_id, channel, f"{after + 1}-0")
+        epoch, number, *more = self._run(_LOAD, self._keys(app_id, channel), f"{after + 1}-0")
         if not more:
-            return Loaded(self._empty_epoch(_text(epoch), channel), 0, int(number), [])
-        serial, before, until, entries = more
+            return Loaded(self._empty_epoch(_text(epoch), channel), 0, int(number), 0, [])
+        serial, before, until, entries, last = more
         of = _text(epoch)
         known = None if before is None else Position(_text(before), int(until))
-        return Loaded(of, int(serial), int(number), [self._entry(of, *entry) for entry in entries], known)
+        return Loaded(of, int(serial), int(number), int(last), [self._entry(of, *entry) for entry in entries], known)
 
     def use(self, app_id: str, key: str, value: str, window_s: float) -> bool:
         """Use an idempotency key; return False where another message has used it. `value`: unique to the message."""
@@ -243,23 +260,19 @@ class Journal:
         known = self._client.get(name)
         return known is not None and _text(known) == value
 
-    def _run(self, script: _Script, app_id: str, channel: str, *given: Any) -> Any:
+    def _run(self, script: _Script, keys: tuple[str, ...], *given: Any) -> Any:
         from redis.exceptions import NoScriptError
 
-        keys = self._keys(app_id, channel)
         try:
-            return self._client.evalsha(script.sha, 2, *keys, *given)
+            return self._client.evalsha(script.sha, len(keys), *keys, *given)
         except NoScriptError:
-            return self._client.eval(script.text, 2, *keys, *given)
+            return self._client.eval(script.text, len(keys), *keys, *given)
 
     def _empty_epoch(self, state: str, channel: str) -> str:
         """Return the epoch of a channel that nothing was published on of late; `state`: Redis', see `_EMPTY`."""
-        name, drawn = f"{self._prefix}history:origin", secrets.token_hex(16)
-        origin = self._client.get(name)  # each time: Redis may have been emptied
-        if origin is None and not self._client.set(name, drawn, nx=True):
-            origin = self._client.get(name)
-        origin = drawn if origin is None else _text(origin)
-        return derived_epoch(channel, f"{origin} {state} {int(time.time() // _EMPTY_S)}")
+        # Asked each time: Redis may have been emptied.
+        origin = self._run(_ORIGIN, (f"{self._prefix}history:origin",), secrets.token_hex(16), _EMPTY_S * 1000)
+        return derived_epoch(channel, f"{_text(origin)} {state}")
 
     def _keys(self, app_id: str, channel: str) -> tuple[str, str]:
         name = f"{self._prefix}history:{{{app_id}:{channel}}}"

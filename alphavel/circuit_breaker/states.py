@@ -222,6 +222,15 @@ def _next(record: Record, state: State, now: float) -> Record:
     )
 
 
+def known(record: Record, now: float) -> Record:
+    """
+    Return a record that somebody else wrote. Nothing in it is yet to come: where its times are of a clock that was set back
+    since, what waits for them would wait for as long as that.
+    """
+    opened = None if record.opened is None else min(record.opened, now)
+    return record._replace(since=min(record.since, now), tried=min(record.tried, now), opened=opened)
+
+
 def encode(record: Record) -> str:
     """Return a record as a text that can be the name of a file."""
     return "~".join(

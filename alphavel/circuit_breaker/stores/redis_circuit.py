@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from alphavel.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, RECOVERING, Record, decode, encode
+from alphavel.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, RECOVERING, Record, decode, encode, known
 from alphavel.circuit_breaker.stores.contract import Totals, View, totals_of
 from alphavel.circuit_breaker.stores.memory import MemoryCircuit
 
@@ -166,11 +166,11 @@ class RedisCircuit:
         self._looked = time.monotonic()
         was_alone, self._alone = self._alone, None
         if raw != self._view.raw and self._view is before:
-            record = decode(raw) if raw else None
+            record, now = decode(raw) if raw else None, self._store.now()
             if record is None:
                 # Gone. The new generation is one that nobody has seen: no late call is taken for one of it.
-                record = self._first._replace(generation=int(self._store.now() * 1e6), since=self._store.now())
-            self._view = _RedisView(raw, record, self._rules, self._view)
+                record = self._first._replace(generation=int(now * 1e6), since=now)
+            self._view = _RedisView(raw, known(record, now), self._rules, self._view)
         if was_alone is not None:
             self.told_of_change()
 

@@ -14,6 +14,7 @@ from alphavel.foundation import ConfigurationError
 from alphavel.websocket import WebSocketServer
 from alphavel.websocket.bus import Envelopes, ForgedError, MalformedError, numbering
 from alphavel.websocket.bus.kept import Published
+from alphavel.websocket.bus.local import _listen
 from alphavel.websocket.bus.numbering import Numbering, Numbers
 from alphavel.websocket.bus.pushes import push_content, read_push, write_push
 from alphavel.websocket.bus.replaying import Message as Told
@@ -358,6 +359,15 @@ def test_a_url_that_makes_no_sense_shows_nothing_of_its_password(url):
 
 
 # What others build on it
+
+
+def test_workers_whose_sockets_would_have_names_too_long_to_connect_to_do_not_start(tmp_path):
+    """The name it was bound under was a little shorter: they ran, and never met."""
+    folder = tmp_path / ("x" * (107 - len(f"{tmp_path}//worker.sock")))
+    folder.mkdir()
+    _listen(folder, "worker").close()
+    with pytest.raises(OSError, match="Name another folder in ALPHAVEL_RUN_DIR"):
+        _listen(folder, "workers")
 
 
 def test_nodes_tell_each_other_things_and_hear_when_the_bus_comes_and_goes(serve):

@@ -246,7 +246,7 @@ class LocalBus:
                 path.with_suffix(".wants").unlink(missing_ok=True)
             return
         except OSError as error:  # too many files are open
-            logger.error("The worker %s cannot be reached, trying again: %s", name, error.strerror)
+            logger.error("The worker %s cannot be reached, trying again: %s", name, error.strerror or error)
             gevent.spawn_later(_NO_FILE_S, self._connect, name)
             return
         if name in self._links or self._has_stopped:  # connecting may have taken its time
@@ -469,7 +469,7 @@ def _reach(path: Path) -> tuple[socket.socket, TheirWants]:
 
 def _listen(folder: Path, name: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    hidden = folder / f".{name}"
+    hidden = folder / f"{name}.bind"  # as long as what it will be called: a path that is too long is to fail here
     try:
         sock.bind(str(hidden))
         sock.listen(128)

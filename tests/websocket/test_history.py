@@ -600,7 +600,16 @@ def test_message_that_is_refused_has_not_used_its_key(serve):
 
 
 @pytest.mark.parametrize(
-    "choice", [{"ttl": 0}, {"ttl": -1}, {"ttl": "x"}, {"ttl": True}, {"idempotency_key": ""}, {"idempotency_key": 5}]
+    "choice",
+    [
+        {"ttl": 0},
+        {"ttl": -1},
+        {"ttl": "x"},
+        {"ttl": True},
+        {"idempotency_key": ""},
+        {"idempotency_key": 5},
+        {"idempotency_key": "\ud800"},
+    ],
 )
 def test_bad_choices_are_refused(serve, choice):
     server = serve()

@@ -561,6 +561,21 @@ def test_who_was_away_is_told_what_was_not_published_meanwhile(node):
     assert two.get_stats()["bus_missed"] == 0
 
 
+class Seconds(float):
+    """Like numpy's floats one that orjson does not write."""
+
+
+def test_what_is_written_later_than_it_was_pushed_can_be_written(node):
+    one, two = node(), node()
+    with one.connect() as here, two.connect() as there:
+        here.subscribe("a")
+        there.subscribe("b")
+        is_alone(one)
+        one.to_channel("a").push({"event": "of a time"}, ttl=Seconds(5))
+        one.to_channel("b").push({"event": "m"})
+        assert there.receive()["event"] == "m"
+
+
 def test_who_listens_to_patterns_delays_nobody(node, redis):
     one, two = node(), node()
     with one.connect() as here, two.connect() as there, redis.client() as client, client.pubsub() as monitor:

@@ -61,9 +61,10 @@ class Delivery(NamedTuple):
             return None
         if ttl is not None and (not isinstance(ttl, (int, float)) or isinstance(ttl, bool) or not 0 < ttl <= MAX_TTL_S):
             raise ValueError(f"The ttl is a number of seconds up to {MAX_TTL_S}; got {ascii(ttl)[:40]}.")
-        if idempotency_key is not None and (not isinstance(idempotency_key, str) or not 0 < len(idempotency_key) <= MAX_KEY):
+        if idempotency_key is not None and not _is_key(idempotency_key):
             raise ValueError(f"The idempotency_key is a text of 1 to {MAX_KEY} characters; got {ascii(idempotency_key)[:40]}.")
-        return cls(ttl, idempotency_key)
+        # Like what the message holds they are made such that nothing can fail where it is written, which may be much later.
+        return cls(None if ttl is None else float(ttl), idempotency_key)
 
 
 class Message:
@@ -196,6 +197,16 @@ class Message:
     def frame(self, protocol: Protocol, channel: Channel | None, kept: Kept | None = None) -> bytes:
         """Frame it for the subscribers of a channel who speak `protocol`; `kept`: see `Protocol.event`."""
         return protocol.event(self, channel, kept)
+
+
+def _is_key(value: Any) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_KEY:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _is_json(text: str) -> bool:

@@ -6,16 +6,19 @@ import json
 import logging
 import uuid
 
+import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alphavel.foundation import ConfigurationError
-from alphavel.websocket import WebSocketServer
+from alphavel.websocket import WebSocketServer, clock
 from alphavel.websocket.bus import Envelopes, ForgedError, MalformedError, numbering
+from alphavel.websocket.bus.envelope import write
 from alphavel.websocket.bus.kept import Published
 from alphavel.websocket.bus.local import _listen
 from alphavel.websocket.bus.numbering import Numbering, Numbers
+from alphavel.websocket.bus.outbox import Outbox
 from alphavel.websocket.bus.pushes import push_content, read_push, write_push
 from alphavel.websocket.bus.replaying import Message as Told
 from alphavel.websocket.bus.replaying import Missing
@@ -405,3 +408,55 @@ def test_a_node_that_publishes_before_it_first_asks_is_waited_for():
     missing.told("one", missing.session, [first], is_last=True)
     assert delivered == [1, 1, 2]
     assert not missing.met("two", is_new=True), "it has published nothing"
+
+
+# What a node publishes
+
+
+class Redis:
+    """Takes what an outbox sends, and calls what a test wants done meanwhile."""
+
+    def __init__(self):
+        self.taken = []
+        self.meanwhile = lambda: None
+
+    def send(self, messages):
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        contents = [Envelopes("two").open(envelope) for _, envelope in messages]
+        self.taken += [content["item"][4]["n"] if content["kind"] == "late" else content["n"] for content in contents]
+        return [2] * len(messages)
+
+
+def test_what_turns_out_to_be_doubtful_while_it_is_passed_over_is_told_late():
+    """What was queued, and was for nobody, was not kept yet when all that was for nobody was looked for."""
+    outbox, redis = Outbox(Envelopes("one"), 1 << 20, 1 << 20), Redis()
+    outbox.alone.keys.add(b"a")
+    outbox.put(b"b", write("push", {"n": 1}))
+    for number in (2, 3):
+        outbox.put(b"a", write("push", {"n": number}))
+    outbox.put(b"b", write("push", {"n": 4}))
+
+    def doubt():
+        outbox.tell_late(0.0)
+        outbox.alone.until = 0.0
+        outbox.put(b"a", write("push", {"n": 5}))
+
+    outbox.alone.until, redis.meanwhile = clock.now() + 60, doubt
+    running = gevent.spawn(outbox.run, lambda: None, redis.send)
+    outbox.finish(5)
+    running.join()
+    assert redis.taken == [1, 4, 2, 3, 5]
+
+
+def test_what_is_doubtful_again_before_it_was_told_is_told_once():
+    outbox, redis = Outbox(Envelopes("one"), 1 << 20, 1 << 20), Redis()
+    outbox.alone.keys.add(b"a")
+    outbox.alone.until = clock.now() + 60
+    for number in (1, 2, 3):
+        outbox.put(b"a", write("push", {"n": number}))
+        outbox.tell_late(0.0)
+    running = gevent.spawn(outbox.run, lambda: None, redis.send)
+    outbox.finish(5)
+    running.join()
+    assert redis.taken == [1, 2, 3]

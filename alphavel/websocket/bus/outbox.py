@@ -133,6 +133,7 @@ class Outbox:
         self._unwritten: list[tuple[float, bytes, str, str, Message]] = []
         self._wake, self._empty = Event(), Event()
         self._empty.set()
+        self._doubts = 0  # how often something was told late
         self._in_doubt = self._is_over = False
 
     @property
@@ -189,7 +190,9 @@ class Outbox:
     def tell_late(self, since: float) -> None:
         """Queue what was for nobody from a time on, before what came later: somebody may have listened after all."""
         self._write_kept()
-        late = [kept for kept in self._published.since(since) if kept.is_unneeded]
+        self._doubts += 1
+        last = self._late[-1].number if self._late else 0
+        late = [kept for kept in self._published.since(since) if kept.is_unneeded and kept.number > last]
         if late:
             self._late.extend(late)
             self._empty.clear()
@@ -279,6 +282,7 @@ class Outbox:
         sealed = [
             (item.key, self._envelopes.wrap(item.written, Numbers(self._line, item.number, item.place))) for item in needed
         ]
+        doubts = self._doubts
         try:
             results = send(sealed) if sealed else ()
         except BaseException:
@@ -297,6 +301,8 @@ class Outbox:
                 kept.append((now, *item, answer is None))
         if kept:
             self._published.add(kept)
+        if self._doubts != doubts:  # while some of it was passed over, and was not kept yet
+            self.tell_late(now)
 
     def _batch(self) -> Iterator[Item]:
         size = 0

@@ -576,6 +576,18 @@ def test_what_is_written_later_than_it_was_pushed_can_be_written(node):
         assert there.receive()["event"] == "m"
 
 
+def test_what_is_pushed_is_counted_however_it_goes(node):
+    one = node()
+    with one.connect() as here:
+        here.subscribe("a")
+        is_alone(one)
+        published, kept = one.counters.bus_published, unneeded(one)
+        one.to_channel("a").push({"event": "n"})
+        one.to_channel("a").except_("1.1").push({"event": "n"})
+        one.to_channels(["a", "b"]).push({"event": "n"})
+        assert (one.counters.bus_published, unneeded(one)) == (published + 4, kept + 3)
+
+
 def test_who_listens_to_patterns_delays_nobody(node, redis):
     one, two = node(), node()
     with one.connect() as here, two.connect() as there, redis.client() as client, client.pubsub() as monitor:

@@ -87,7 +87,7 @@ class Bus(Protocol):
     ) -> int:
         """
         Have nodes deliver a message, see `App.deliver` for the audience; like `publish`. Return how many envelopes it took:
-        none where nobody elsewhere is concerned.
+        none where `routes` leads nowhere.
         """
 
     def publish(self, written: bytes, to: Sequence[Any] | None = None, lasting: bool = True) -> None:

@@ -38,12 +38,7 @@ _Plain = tuple[float, bytes, bytes, int, int, bool]
 
 
 class Published:
-    """
-    Messages, the oldest first.
-
-    Attributes:
-        unneeded: How many were not published, of all there ever were.
-    """
+    """Messages, the oldest first."""
 
     def __init__(self, max_bytes: int) -> None:
         """
@@ -52,7 +47,6 @@ class Published:
         """
         self._max_bytes = max_bytes
         self._bytes = 0
-        self.unneeded = 0
         self._messages: deque[_Plain] = deque()
 
     def add(self, some: list[_Plain]) -> None:
@@ -60,7 +54,6 @@ class Published:
         messages, since = self._messages, some[-1][0] - _KEEP_S
         messages.extend(some)
         self._bytes += sum([len(message[2]) for message in some])
-        self.unneeded += sum([message[5] for message in some])
         while messages and (self._bytes > self._max_bytes or messages[0][0] < since):
             self._bytes -= len(messages.popleft()[2])
 

@@ -117,7 +117,7 @@ class Outbox:
             max_kept: Bytes of what was sent that are kept.
         """
         self.is_up = False
-        self.dropped = 0
+        self.dropped = self.unneeded = 0
         self.queued_bytes = self.sent = 0
         self.alone = Alone()
         self.tell: Send = lambda messages: ()
@@ -136,11 +136,6 @@ class Outbox:
         self._doubts = 0  # how often something was told late
         self._in_doubt = self._is_over = False
 
-    @property
-    def unneeded(self) -> int:
-        """See above."""
-        return self._published.unneeded + len(self._unwritten)
-
     # Coming in. Does not switch.
 
     def put(self, key: bytes, written: bytes) -> None:
@@ -149,6 +144,7 @@ class Outbox:
         number, place = self._numbering.next(key)
         if not self._queue and self.alone.has(key):
             self.sent = number
+            self.unneeded += 1
             self._published.add([(clock.now(), key, written, number, place, True)])
         elif self.queued_bytes + len(written) > self._max_queue:
             self._drop("too many wait for Redis")
@@ -164,6 +160,7 @@ class Outbox:
         now, alone, unwritten = clock.now(), self.alone, self._unwritten
         if key not in alone.keys or now >= alone.until or self._queue:
             return False
+        self.unneeded += 1
         unwritten.append((now, key, app_id, channel, message))
         if len(unwritten) >= _MAX_UNWRITTEN or message.size > _MAX_UNWRITTEN_SIZE:
             self._write_kept()
@@ -288,6 +285,7 @@ class Outbox:
         except BaseException:
             self._line += 1
             raise
+        self.unneeded += len(batch) - len(needed)
         answers = {item.number: result for item, result in zip(needed, results, strict=True)}
         now, kept = clock.now(), []
         for item in batch:

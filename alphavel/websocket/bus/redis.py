@@ -156,7 +156,7 @@ class RedisBus:
         if len(channels) == 1 and not (users or everybody or excluded):
             channel = channels[0]
             if self._outbox.keep(self.keys.of(app_id, channel), app_id, channel, message):
-                return 0
+                return 1
         return push_by_routes(self, app_id, message, channels, users, everybody, excluded)
 
     def publish(self, written: bytes, to: Sequence[Any] | None = None, lasting: bool = True) -> None:

@@ -135,7 +135,9 @@ def _bus(server: WebSocketServer) -> list[Family]:
     if relay.lag is not None:
         lag.add(relay.lag)
     return [
-        _counter("bus_published_total", "Messages to other workers and nodes.").add(counters.bus_published),
+        _counter("bus_published_total", "Messages to other workers and nodes, also those that no node needed.").add(
+            counters.bus_published
+        ),
         _counter("bus_received_total", "Messages from them, and from processes that only send.").add(counters.bus_received),
         _counter("bus_refused_total", "Messages that were malformed or not signed with our secret.").add(counters.bus_refused),
         _counter("bus_dropped_total", "Messages that were given up on their way out.").add(relay.bus.dropped),
@@ -153,9 +155,7 @@ def _redis(figures: Mapping[str, int]) -> list[Family]:
         _counter("bus_duplicates_total", "Messages that came twice and were dropped.").add(figures["bus_duplicates"]),
         _counter("bus_missed_total", "Messages of other nodes that never came.").add(figures["bus_missed"]),
         _counter("bus_reconnects_total", "Times that this node was on the bus again.").add(figures["bus_reconnects"]),
-        _counter("bus_unneeded_total", "Messages that were not published, since no other node listened.").add(
-            figures["bus_unneeded"]
-        ),
+        _counter("bus_unneeded_total", "Messages that stayed here, since no other node listened.").add(figures["bus_unneeded"]),
         _gauge("bus_keys", "Channels of Redis that this node listens to.").add(figures["bus_keys"]),
     ]
 

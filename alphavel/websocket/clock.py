@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable
 
-# Others go on while this machine is suspended, and so must the clock; where there is no such one it stands still.
+# Others go on while this machine is suspended, and so must the clock.
 _CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 now: Callable[[], float] = functools.partial(time.clock_gettime, _CLOCK)

@@ -17,8 +17,9 @@ from alphavel.foundation.errors import ConfigurationError
 from alphavel.websocket import WebSocketServer
 from alphavel.websocket.addresses import is_in, networks
 from alphavel.websocket.metrics.exposing import may_read
-from alphavel.websocket.settings import MetricsSettings, WebSocketSettings
+from alphavel.websocket.settings import BroadcastingSettings, MetricsSettings, RedisSettings, WebSocketSettings
 from alphavel.websocket.transports.reactor import Reactor
+from tests.redis_server import running_redis
 from tests.support import ROOT, Program, free_port, script, wait_until
 from tests.websocket.clients import Client, Closed, Refused
 from tests.websocket.conftest import SECRET
@@ -420,12 +421,14 @@ def test_circuits_that_all_workers_share_are_told_of_once(tmp_path, port):
 
 
 def known_names(serve):
-    server = serve(metrics=MetricsSettings(enabled=True, channels=("*",)), apps=(app(),))
-    server.relay.lag = 0.1
-    client = PusherClient(server.port)
-    client.join("presence-lobby", {"user_id": "1"})
-    scrape = Scrape(server.port)
-    client.close()
+    with running_redis() as redis:
+        broadcasting = BroadcastingSettings("redis", RedisSettings(redis.url))
+        server = serve(metrics=MetricsSettings(enabled=True, channels=("*",)), apps=(app(),), broadcasting=broadcasting)
+        server.relay.lag = 0.1
+        client = PusherClient(server.port)
+        client.join("presence-lobby", {"user_id": "1"})
+        scrape = Scrape(server.port)
+        client.close()
     from alphavel.circuit_breaker.metrics import families
 
     circuits = {family.name: family.kind for family in families(None)}

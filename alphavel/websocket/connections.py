@@ -286,6 +286,11 @@ class ConnectionManager:
         """Whether a user is connected."""
         return user_id in (self.users if self.everywhere is None else self.everywhere.users)
 
+    def connections_of(self, user_id: str) -> int:
+        """How many connections a user has, see `total`; others tell it where `options.max_connections_per_user` is set."""
+        here = len(self.users.get(user_id, ()))
+        return here if self.everywhere is None else max(here, self.everywhere.connections_of(user_id))
+
     def names(self) -> list[str]:
         """Names of the channels somebody is subscribed to."""
         return list(self.channels if self.everywhere is None else self.everywhere.counts)

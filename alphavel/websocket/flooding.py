@@ -2,7 +2,8 @@
 How much one client's address may take: open connections, and handshakes in a minute. Behind a proxy that is trusted the
 address is the one that the proxy tells, see `proxies`.
 
-Each worker counts by itself, and only what is limited: without a limit there is no book of addresses.
+Only what is limited is counted: without a limit there is no book of addresses. Connections are those of all workers, as far as
+the others have told; handshakes each worker counts by itself.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Addresses:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._open: Counter[str] = Counter()
+        self._elsewhere: dict[str, dict[str, int]] = {}  # by worker
         self._handshakes: Counter[str] = Counter()
         self._since = clock()
         self._max_open: int | None = None
@@ -56,21 +58,42 @@ class Addresses:
 
     def check_open(self, address: str) -> None:
         """Raise HandshakeError where an address may have no more connections."""
-        if self._max_open is not None and address and self._open[site_of(address)] >= self._max_open:
+        if self._max_open is not None and address and self._total(site_of(address)) >= self._max_open:
             raise HandshakeError(429, "This address has too many connections.", [("Retry-After", "30")], reason="address_full")
 
-    def opened(self, address: str) -> None:
-        """Enter a connection."""
-        if self._max_open is not None and address:
-            self._open[site_of(address)] += 1
+    def opened(self, address: str) -> tuple[str, int] | None:
+        """Enter a connection; return what stands for the address and how many it has here, None where that is not counted."""
+        return self._changed(address, 1)
 
-    def closed(self, address: str) -> None:
-        """Strike a connection."""
-        if self._max_open is not None and address:
-            site = site_of(address)
-            self._open[site] -= 1
-            if self._open[site] <= 0:
-                del self._open[site]
+    def closed(self, address: str) -> tuple[str, int] | None:
+        """Strike a connection; see `opened`."""
+        return self._changed(address, -1)
+
+    def set_elsewhere(self, site: str, worker: str, count: int) -> None:
+        """Enter how many connections an address has to another worker."""
+        counts = self._elsewhere.setdefault(site, {})
+        if count:
+            counts[worker] = count
+        else:
+            counts.pop(worker, None)
+        if not counts:
+            del self._elsewhere[site]
+
+    def forget_others(self) -> None:
+        """There are no other workers any more."""
+        self._elsewhere.clear()
+
+    def _changed(self, address: str, by: int) -> tuple[str, int] | None:
+        if self._max_open is None or not address:
+            return None
+        site = site_of(address)
+        self._open[site] = count = max(0, self._open[site] + by)
+        if not count:
+            del self._open[site]
+        return site, count
+
+    def _total(self, site: str) -> int:
+        return self._open[site] + sum(self._elsewhere.get(site, {}).values())
 
 
 def site_of(address: str) -> str:

@@ -466,7 +466,7 @@ class WebSocketServer(Registration, Broadcaster):
                 was_online = True
                 reactor.settle(theirs)
         manager.add(connection)
-        self.addresses.opened(connection.remote_addr)
+        self._tell_address(self.addresses.opened(connection.remote_addr))
         if connection.app.siblings is not None:
             connection.app.siblings.connections_changed(connection.app)
         self._deadlines.entered(connection)
@@ -484,7 +484,7 @@ class WebSocketServer(Registration, Broadcaster):
 
     def moved_in(self, connection: Connection) -> None:
         """Go on with a connection of the process before this one, see `handover`; its client is not to notice."""
-        self.addresses.opened(connection.remote_addr)
+        self._tell_address(self.addresses.opened(connection.remote_addr))
         self._deadlines.entered(connection)
         connection.transport.start()
 
@@ -504,9 +504,13 @@ class WebSocketServer(Registration, Broadcaster):
         """See `transports.Receiver`. The one place where a connection leaves the books."""
         was_open = subscriptions.disconnect(connection.app, connection)
         if was_open:
-            self.addresses.closed(connection.remote_addr)
+            self._tell_address(self.addresses.closed(connection.remote_addr))
         if was_open and self.hooks.life_cycle["close"]:
             self._dispatcher.enqueue(connection, Closed(code, reason))
+
+    def _tell_address(self, changed: tuple[str, int] | None) -> None:
+        if changed is not None and self.siblings is not None:
+            self.siblings.address_changed(*changed)
 
     def too_slow(self, connection: Connection, waiting: int) -> None:
         """See `transports.Receiver`."""

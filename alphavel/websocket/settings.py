@@ -45,7 +45,7 @@ class OptionsSettings:
         unit="bytes", minimum=1024,
     )  # fmt: skip
     max_connections_per_address: int | None = setting(
-        None, "Open connections of one client's address (IPv6: a /64) in each worker; more are answered 429. None: any.",
+        None, "Open connections of one client's address (IPv6: a /64) on all workers; more are answered 429. None: any.",
         minimum=1,
     )  # fmt: skip
     max_handshakes_per_address: int | None = setting(
@@ -53,7 +53,7 @@ class OptionsSettings:
         minimum=1,
     )  # fmt: skip
     max_connections_per_user: int | None = setting(
-        None, "Open connections of one user in each worker; more: 429, Pusher's clients are closed with 4004. None: any.",
+        None, "Open connections of one user on all workers; more: 429, Pusher's clients are closed with 4004. None: any.",
         minimum=1,
     )  # fmt: skip
     max_messages_per_second: int | None = setting(

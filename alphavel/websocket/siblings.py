@@ -100,6 +100,7 @@ class Siblings:
     def leave(self) -> None:
         """Be one worker alone, from now on, whatever the bus still brings."""
         self.leader.stop()
+        self._server.addresses.forget_others()
         for app in self._server.apps:
             app.siblings = app.connections.everywhere = None
 
@@ -119,12 +120,18 @@ class Siblings:
         self._tell(Fact("channel", app.id, channel.name, ""), len(channel.subscribers) or None)
 
     def user_changed(self, app: App, user_id: str) -> bool:
-        """A user has come or gone here; return whether the user was on any worker before."""
-        fact, is_here = Fact("user", app.id, "", user_id), user_id in app.connections.users
+        """A connection of a user has come or gone here; return whether the user was on any worker before."""
+        fact, here = Fact("user", app.id, "", user_id), len(app.connections.users.get(user_id, ()))
         was_online = user_id in self.everywhere(app).users
-        if is_here != (fact in self._facts):
-            self._tell(fact, True if is_here else None)
+        if self._server.settings.options.max_connections_per_user is None:  # else how many need not be known
+            here = min(here, 1)
+        if here != self._facts.get(fact, 0):
+            self._tell(fact, here or None)
         return was_online
+
+    def address_changed(self, site: str, count: int) -> None:
+        """An address whose connections are limited has more of them here, or less; see `flooding`."""
+        self._tell(Fact("address", "", site, ""), count or None)
 
     def connections_changed(self, app: App) -> None:
         """A connection has come or gone; the others are told how many there are, once for all of the loop's turn."""
@@ -295,6 +302,9 @@ class Siblings:
         app = self._server.apps.get(fact.app)
         if fact.kind == "leader":
             self.leader.ask()
+        elif fact.kind == "address":
+            if worker != self.name:
+                self._server.addresses.set_elsewhere(fact.name, worker, int(value or 0))
         elif app is None or app.siblings is None:
             return  # another worker has been told of one that is not known here yet; or this one has left
         elif fact.kind == "channel":
@@ -305,7 +315,7 @@ class Siblings:
             if worker != self.name:
                 self.everywhere(app).set_connections(worker, int(value or 0))
         elif fact.kind == "user":
-            was_online, is_online = self.everywhere(app).set_user(fact.user, worker, value is not None)
+            was_online, is_online = self.everywhere(app).set_user(fact.user, worker, int(value or 0))
             if worker != self.name:
                 watchlist.tell(app, fact.user, was_online, is_online)
         else:

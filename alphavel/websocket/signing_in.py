@@ -62,9 +62,9 @@ def sign_in(connection: Connection, command: SignIn) -> None:
 
 
 def has_enough(app: App, user_id: str) -> bool:
-    """Whether a user has as many connections to this worker as one user may have."""
+    """Whether a user has as many connections as one user may have."""
     limit = app.server.settings.options.max_connections_per_user
-    return limit is not None and len(app.connections.users.get(user_id, ())) >= limit
+    return limit is not None and app.connections.connections_of(user_id) >= limit
 
 
 def _signed(connection: Connection, user: User, text: str, watched: Any) -> None:

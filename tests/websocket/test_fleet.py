@@ -13,10 +13,11 @@ import pusher
 import pytest
 
 from alphavel.websocket.bus.facts import Fact
+from alphavel.websocket.handshake import HandshakeError
 from alphavel.websocket.settings import AppLimits, AppSettings, BroadcastingSettings, RedisSettings, WebhookSettings
 from tests.redis_server import running_redis
 from tests.support import Program, script, wait_until
-from tests.websocket.clients import Client
+from tests.websocket.clients import Client, Refused
 from tests.websocket.conftest import SECRET
 from tests.websocket.pusher import PusherClient
 from tests.websocket.tokens import bearer
@@ -36,13 +37,14 @@ def fleet(serve, redis):
     """`fleet(n)` starts servers of one fleet; called again, further ones."""
     prefix = f"{uuid.uuid4()}:"
 
-    def start(size=2, webhooks=(), limits=None, set_up=None, **given):
+    def start(size=2, webhooks=(), limits=None, set_up=None, options=None, **given):
         app = AppSettings(
             "1", "app-key", "app-secret", client_events=True, subscription_count=True,
             webhooks=tuple(WebhookSettings(url) for url in webhooks), limits=limits or AppLimits(),
         )  # fmt: skip
         broadcasting = BroadcastingSettings("redis", RedisSettings(redis.url, prefix=prefix, **given))
-        servers = [serve(set_up, apps=(app,), broadcasting=broadcasting, secret=SECRET, anonymous=True) for _ in range(size)]
+        given = {"apps": (app,), "broadcasting": broadcasting, "secret": SECRET, "anonymous": True, **(options or {})}
+        servers = [serve(set_up, **given) for _ in range(size)]
         for server in servers:
             server.channel("presence-{room}")(lambda user, room: {"name": user.id})
         return servers
@@ -235,6 +237,53 @@ def test_an_apps_limit_of_connections_holds_over_all_servers(fleet, pusher_clien
     clients[0].close()
     agree((one, two), lambda server: server.connections.total, 1)
     pusher_client(two)
+
+
+def test_what_one_user_may_have_holds_over_all_servers_and_both_protocols(fleet, pusher_client):
+    one, two = fleet(options={"max_connections_per_user": 3})
+    clients = [one.connect("/", bearer("7")), one.connect("/", bearer("7"))]
+    pusher_client(two).sign_in("7")
+    many = lambda server: server.connections.connections_of("7")  # noqa: E731
+    agree((one, two), many, 3)
+    for server in (one, two):
+        with pytest.raises(Refused) as refused:
+            server.connect("/", bearer("7"))
+        assert refused.value.status == 429
+        another = pusher_client(server)
+        another.sign_in("7", answer=False)
+        assert another.closed().code == 4004
+    clients[0].close()
+    agree((one, two), many, 2)
+    two.connect("/", bearer("7"))
+    agree((one, two), many, 3)
+    one.stop(timeout=1.0)
+    agree((two,), many, 2)
+    two.connect("/", bearer("7"))
+
+
+def test_what_one_address_may_have_holds_over_all_servers(fleet):
+    one, two = fleet(options={"max_connections_per_address": 2})
+    clients = [one.connect(), two.connect()]
+
+    def is_full(server):
+        try:
+            server.addresses.check_open("127.0.0.1")
+        except HandshakeError:
+            return True
+        return False
+
+    agree((one, two), is_full, True)
+    for server in (one, two):
+        with pytest.raises(Refused) as refused:
+            server.connect()
+        assert refused.value.status == 429
+    clients.pop().close()
+    agree((one, two), is_full, False)
+    one.connect()
+    agree((one, two), is_full, True)
+    one.stop(timeout=1.0)
+    agree((two,), is_full, False)
+    two.connect()
 
 
 # Leading

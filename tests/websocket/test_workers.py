@@ -209,6 +209,27 @@ def test_an_app_takes_as_many_connections_as_it_may_on_all_workers_together(star
     server.agree("WebSocket.app(1).connections.total", 1, (there,))
 
 
+def test_what_one_user_and_one_address_may_have_holds_over_all_workers(start):
+    server = start(options="max_connections_per_user: 6, max_connections_per_address: 10,")
+    here, there = server.pids
+    theirs = [server.connect("7") for _ in range(6)]
+    server.agree("WebSocket.connections.connections_of('7')", 6, (here, there))
+    for _ in range(10):  # whichever worker it comes to
+        with pytest.raises(Refused, match="This user has too many"):
+            server.connect("7")
+    others = [server.connect(f"other-{number}") for number in range(4)]
+    server.agree("WebSocket.connections.total", 10, (here, there))
+    for _ in range(10):
+        with pytest.raises(Refused, match="This address has too many"):
+            server.connect("late")
+    for client in (theirs.pop(), *others):
+        client.close()
+    server.agree("WebSocket.connections.connections_of('7')", 5, (here, there))
+    os.kill(there, signal.SIGKILL)
+    server.agree("WebSocket.connections.connections_of('7')", sum(one.pid == here for one in theirs), (here,))
+    server.connect("7")
+
+
 def test_a_publisher_that_drains_waits_for_the_other_workers_too(two):
     """Forty messages of a megabyte are more than a link holds; without the wait most of them would be dropped."""
     here, there = two.both

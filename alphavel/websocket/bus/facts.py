@@ -1,8 +1,9 @@
 """
 What workers of a fleet say of themselves: facts by key, the last one of a key counts. Pure: no I/O.
 
-A fact is that a channel has so many subscribers here, that a user is on a presence channel here, or connected here, or that an
-app has so many connections here. Whoever reads it needs nothing that came before, so that it does not matter who carries it.
+A fact is that a channel has so many subscribers here, that a user is on a presence channel here, or that an app, a user or a
+client's address has so many connections here. Whoever reads it needs nothing that came before, so that it does not matter who
+carries it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import orjson
 
 from alphavel.websocket.bus.envelope import MalformedError
 
-LASTING = frozenset(("channel", "member", "user", "connections"))
+LASTING = frozenset(("channel", "member", "user", "connections", "address"))
 """The kinds of facts that are so until something else is said; others are said once."""
 
 
@@ -23,10 +24,11 @@ class Fact(NamedTuple):
     What a fact is about.
 
     Attributes:
-        kind: `channel`, `member`, `user`, `connections`; `leader`: that a worker leads no more; `told_…`, see `ledger`.
-        app: Id of the app.
-        name: Name of the channel; empty for a user, and for connections.
-        user: Id of the user; empty for a channel, and for connections.
+        kind: `channel`, `member`, `user`, `connections`, `address`; `leader`: that a worker leads no more; `told_…`, see
+            `ledger`.
+        app: Id of the app; empty for an address.
+        name: Name of the channel, or the address; empty for a user, and for connections.
+        user: Id of the user; empty for a channel, an address, and for connections.
     """
 
     kind: str
@@ -88,4 +90,4 @@ def _is_member(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[1], (int, float))
 
 
-_FITS = {"channel": _is_count, "member": _is_member}
+_FITS = {"channel": _is_count, "user": _is_count, "address": _is_count, "member": _is_member}

@@ -25,6 +25,7 @@ class Everywhere:
         counts: Subscribers by worker, by channel.
         members: Members by worker, by user, by presence channel: who the user is for that worker.
         users: Workers that a user is connected to.
+        further: Connections of a user beyond the first one of each worker, by worker, where workers tell.
         connections: Connections by worker, of the others only.
         elsewhere: Their sum.
     """
@@ -33,6 +34,7 @@ class Everywhere:
         self.counts: dict[str, dict[str, int]] = {}
         self.members: dict[str, dict[str, dict[str, Member]]] = {}
         self.users: dict[str, frozenset[str]] = {}
+        self.further: dict[str, dict[str, int]] = {}
         self.connections: dict[str, int] = {}
         self.elsewhere = 0
 
@@ -65,14 +67,20 @@ class Everywhere:
                 del self.members[channel]
         return before, len(holders)
 
-    def set_user(self, user_id: str, worker: str, is_online: bool) -> tuple[bool, bool]:
-        """Enter whether a user is connected to a worker; return whether it was to any before, and is."""
+    def set_user(self, user_id: str, worker: str, count: int) -> tuple[bool, bool]:
+        """Enter how many connections a user has to a worker; return whether there were any to all before, and are."""
         before = self.users.get(user_id, _NOBODY)
-        now = _the_same(before | {worker} if is_online else before - {worker})
+        now = _the_same(before | {worker} if count else before - {worker})
         if now:
             self.users[user_id] = now
         else:
             self.users.pop(user_id, None)
+        if count > 1:
+            self.further.setdefault(user_id, {})[worker] = count - 1
+        elif user_id in self.further:
+            self.further[user_id].pop(worker, None)
+            if not self.further[user_id]:
+                del self.further[user_id]
         return bool(before), bool(now)
 
     def set_connections(self, worker: str, count: int) -> None:
@@ -104,6 +112,10 @@ class Everywhere:
     def count(self, channel: str) -> int:
         """How many subscribers a channel has."""
         return sum(self.counts.get(channel, {}).values())
+
+    def connections_of(self, user_id: str) -> int:
+        """How many connections a user has, as far as workers tell; on each worker one at least."""
+        return len(self.users.get(user_id, _NOBODY)) + sum(self.further.get(user_id, {}).values())
 
     def member(self, channel: str, user_id: str) -> Member:
         """A member, as on the worker that it joined first. Raises KeyError."""

@@ -235,13 +235,16 @@ def _needs(measured: Measured, work: Workload, box: Machine, count: int) -> dict
     bits = deliveries * (_FRAME_BYTES + _HEADERS_BYTES) * 8
     # More machines do not make it less: every worker of a fleet knows all of its users.
     known = count * measured.known_bytes * box.cores
-    fleets = math.ceil(known / (memory / 2))
+    least = math.ceil(known / (memory / 2))
     by = {
         "processors": (steady + storm) / box.cores,  # who is back gets messages while the others come
-        "memory": count * measured.connection_bytes / (memory - known / fleets),
+        "memory": count * measured.connection_bytes / (memory - known / least),
         "network": bits / (box.busy * box.gbit * 1e9),
     }
-    machines = max(fleets, *map(math.ceil, by.values()))
+    wanted = max(least, *map(math.ceil, by.values()))
+    # Each machine belongs to one fleet, and all fleets are alike: rather more of them than machines for nothing.
+    fleets = min(range(least, wanted + 1), key=lambda fleets: math.ceil(wanted / fleets) * fleets)
+    machines = math.ceil(wanted / fleets) * fleets
     published = deliveries / work.channel
     copies = min(machines * box.cores / fleets, work.channel)
     redis_cores = published * (measured.publish_us + copies * measured.copy_us) / core

@@ -50,6 +50,16 @@ def test_users_that_no_machine_could_know_of_are_spread_over_fleets():
     need = needs(10_000_000)
     assert need["memory in each machine for what its workers know of all users"] == "74.5 GiB"
     assert need["fleets, each with users of its own, for that to fit into half of the memory"] == "4"  # of 19.2 GiB
+    assert need["machines"] == "4"  # 2.78 are enough for the messages
+
+
+def test_fleets_are_of_whole_machines():
+    need = needs(10_000_000, a_second=2.0)  # 4.86 machines' processors: five fleets of one, not four of one and a quarter
+    assert need["machines"] == "5"
+    assert need["fleets, each with users of its own, for that to fit into half of the memory"] == "5"
+    need = needs(10_000_000, a_second=4.0)  # 9.03
+    assert need["machines"] == "10"
+    assert need["fleets, each with users of its own, for that to fit into half of the memory"] == "5"
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,8 @@ class Siblings:
         """See `Listener`. Its members leave."""
         self.leader.ask()
         self.said(worker, [], are_all=True)
-        self._theirs.pop(worker, None)
+        if not self._theirs.get(worker):  # else it is back, and has said so meanwhile
+            self._theirs.pop(worker, None)
         if not self._server.is_draining:
             logger.info("Worker %s is gone", worker)
 

@@ -203,6 +203,22 @@ def test_what_others_still_say_is_nothing_to_a_server_that_has_left(fleet):
     assert two.get_channels() == []
 
 
+def test_who_is_back_while_its_going_is_still_entered_is_known_whole_and_can_go_again(fleet):
+    """With more to say than one turn takes, what it said anew was left half entered, and stayed for ever when it went again."""
+    (server,) = fleet(1)
+    siblings, app = server.siblings, server.apps.default
+    facts = [(Fact("channel", app.id, f"room-{number}", ""), 1) for number in range(500)]
+    siblings.said("another", facts, are_all=True)
+    going = gevent.spawn(siblings.gone, "another")
+    gevent.sleep(0)
+    assert 0 < len(server.get_channels()) < 500
+    siblings.said("another", facts, are_all=True)
+    going.join()
+    assert len(server.get_channels()) == 500
+    siblings.gone("another")
+    assert server.get_channels() == []
+
+
 def test_counts_users_and_watchlists_are_of_all_servers(fleet, pusher_client):
     one, two = fleet()
     clients = [pusher_client(server) for server in (one, two, two)]

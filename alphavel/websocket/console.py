@@ -113,7 +113,11 @@ def reload(port: int | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs to read.")
 @_port
 def stats(watch: bool, as_json: bool, port: int | None) -> None:
-    """Show what a running server is doing; several servers of this user are added up."""
+    """
+    Show what a running server is doing; several servers of this user are added up.
+
+    Users, and over Redis the row called fleet, are those of servers on other machines, too.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C is how watching ends, and no error
     while True:
         workers = _running(port)
@@ -145,12 +149,13 @@ def _running(port: int | None) -> list[dict[str, Any]]:
 
 
 def _total(workers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum what can be summed over the workers, count a user on several of a server once, and keep each worker's figures."""
+    """Sum what can be summed over the workers, count once what each knows of all of its server, and keep each one's figures."""
     total: dict[str, Any] = {"uptime": max(worker["uptime"] for worker in workers), "workers": workers}
     for name, value in workers[0].items():
         if name not in ("pid", "uptime") and isinstance(value, (int, float)):
             total[name] = sum(worker[name] for worker in workers)
-    total["users"] = sum({worker["server"]: worker["users_everywhere"] for worker in workers}.values())
+    for name, everywhere in (("users", "users_everywhere"), ("connections_everywhere", "connections_everywhere")):
+        total[name] = sum({worker["server"]: worker[everywhere] for worker in workers}.values())
     channels: dict[tuple[str, str], dict[str, Any]] = {}
     for worker in workers:
         for channel in worker["channels"]:
@@ -167,6 +172,7 @@ def _table(total: dict[str, Any]) -> str:
         ("uptime", _duration(total["uptime"])),
         ("workers", ", ".join(f"{worker['pid']} ({worker['connections']} connections)" for worker in total["workers"])),
         ("connections", f"{total['connections']:,} of {total['max_connections']:,}"),
+        *_fleet(total),
         ("users", f"{total['users']:,}"),
         ("messages in", f"{total['messages_in']:,}, {total['messages_in_per_second']:,.0f} a second"),
         ("messages out", f"{total['messages_out']:,}, {total['messages_out_per_second']:,.0f} a second"),
@@ -182,6 +188,13 @@ def _table(total: dict[str, Any]) -> str:
     if len(channels) > 20:
         lines.append(f"… and {len(channels) - 20:,} more (--json shows all)")
     return "\n".join(lines)
+
+
+def _fleet(total: dict[str, Any]) -> list[tuple[str, str]]:
+    """What servers elsewhere have besides, whose users are counted in the row that follows."""
+    if all(worker["driver"] == "memory" for worker in total["workers"]):
+        return []
+    return [("fleet", f"{total['connections_everywhere']:,} connections")]
 
 
 def _duration(seconds: float) -> str:

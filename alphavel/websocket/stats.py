@@ -136,10 +136,11 @@ def snapshot(server: WebSocketServer) -> dict[str, Any]:
     Return the state of this worker, JSON-able: what `alpha websocket:stats` shows and the dashboard draws.
 
     Keys: `pid`, `server` (whose worker it is: those with the same one know each other's users), `version`, `state` (`ready` or
-    `draining`), `listening`, `driver`, `writer`, `uptime` (seconds), `connections`, `users`, `users_everywhere` (on all workers
-    once each), `channels` (list of `{"name", "subscribers", "type"}`, with `"app"` where apps are configured), `memory`
-    (resident bytes), `messages_in_per_second`, `messages_out_per_second`, `webhooks_waiting`, `bus_up` (whether
-    other servers are reached), `bus_dropped`, with the driver redis those of `RedisBus.figures`, and the totals of `Counters`.
+    `draining`), `listening`, `driver`, `writer`, `uptime` (seconds), `connections`, `users`, `connections_everywhere` and
+    `users_everywhere` (on all workers of the server or the fleet; a user once), `channels` (list of `{"name", "subscribers",
+    "type"}`, with `"app"` where apps are configured), `memory` (resident bytes), `messages_in_per_second`,
+    `messages_out_per_second`, `webhooks_waiting`, `bus_up` (whether other servers are reached), `bus_dropped`, with the driver
+    redis those of `RedisBus.figures`, and the totals of `Counters`.
     """
     from alphavel.websocket import __version__
 
@@ -157,6 +158,7 @@ def snapshot(server: WebSocketServer) -> dict[str, Any]:
         "connections": sum(len(manager.connections) for manager in managers),
         "max_connections": room_for_connections(server.settings.options.max_connections),
         "users": sum(len(manager.users) for manager in managers),
+        "connections_everywhere": sum(manager.total for manager in managers),
         "users_everywhere": sum(len((manager.everywhere or manager).users) for manager in managers),
         "channels": [
             {**channel.stats(), **({"app": app.id} if app.id else {})}

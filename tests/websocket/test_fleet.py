@@ -16,7 +16,7 @@ from alphavel.websocket.bus.facts import Fact
 from alphavel.websocket.handshake import HandshakeError
 from alphavel.websocket.settings import AppLimits, AppSettings, BroadcastingSettings, RedisSettings, WebhookSettings
 from tests.redis_server import running_redis
-from tests.support import Program, script, wait_until
+from tests.support import Program, run, script, wait_until
 from tests.websocket.clients import Client, Refused
 from tests.websocket.conftest import SECRET
 from tests.websocket.pusher import PusherClient
@@ -349,9 +349,8 @@ def test_what_a_server_alone_ends_with_is_told_too(fleet, receiver):
 
 
 def test_workers_of_one_machine_are_nodes_of_the_fleet(fleet, redis, tmp_path):
-    prefix = f"{uuid.uuid4()}:"
     (tmp_path / "config").mkdir()
-    broadcasting = {"driver": "redis", "redis": {"url": redis.url, "prefix": prefix}}
+    broadcasting = {"driver": "redis", "redis": {"url": redis.url, "prefix": fleet.prefix}}
     config = {"auth": {"anonymous": True}, "apps": [{"id": 1, "key": "app-key", "secret": "app-secret"}]}
     (tmp_path / "config/websocket.yaml").write_text(json.dumps({**config, "broadcasting": broadcasting}))
     with Program(
@@ -373,6 +372,13 @@ def test_workers_of_one_machine_are_nodes_of_the_fleet(fleet, redis, tmp_path):
         wait_until(lambda: all_say(8), PATIENCE_S)
         library.trigger("talk", "hello", {"n": 1})
         assert {client.receive()["event"] for client in clients} == {"hello"}
+
+        (elsewhere,) = fleet(1)
+        elsewhere.connect()
+        stats = lambda *more: run(script("alpha"), "websocket:stats", *more, ALPHAVEL_RUN_DIR=str(tmp_path / "run")).stdout  # noqa: E731
+        wait_until(lambda: json.loads(stats("--json"))["connections_everywhere"] == 9, PATIENCE_S)
+        assert json.loads(stats("--json"))["connections"] == 8
+        assert "fleet           9 connections\n" in stats()
         for client in clients:
             client.close()
         assert program.stop(PATIENCE_S) == 0

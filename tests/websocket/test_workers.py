@@ -13,6 +13,7 @@ import pusher
 import pytest
 
 from tests.support import run, script, wait_until
+from tests.websocket import several_workers
 from tests.websocket.clients import Client, Closed, Refused
 from tests.websocket.pusher import PusherClient
 from tests.websocket.receiver import Receiver
@@ -426,6 +427,25 @@ def test_members_of_a_worker_that_is_stopped_leave_and_come_back_once_when_it_go
     assert all(client.silent() for client in (*watchers, *theirs))
 
 
+def test_what_waits_for_a_worker_that_does_not_read_is_bounded_and_what_is_dropped_is_counted(start, waking):
+    server = start(options="max_outbox: 33554432")
+    here, hung = server.pids
+    client = server.connect(worker=hung)
+    client.subscribe("room")
+    waking.append(hung)
+    os.kill(hung, signal.SIGSTOP)
+    push = '[WebSocket.to_channel("room").push({{"event": "n", "data": [n, "x" * 2**18]}}) for n in range({}, {})] and None'
+    for start_at in range(0, 80, 8):  # 20 MiB; 16 may wait, and a little is the kernel's
+        server.do(push.format(start_at, start_at + 8), here)
+    dropped = server.do("WebSocket.get_stats()['bus_dropped']", here)
+    assert 0 < dropped < 20
+    assert "are lost: it does not read" in server.program.output
+    os.kill(hung, signal.SIGCONT)
+    assert [client.receive()["data"][0] for _ in range(80 - dropped)] == list(range(80 - dropped))
+    server.do(push.format(99, 100), here)
+    assert client.receive()["data"][0] == 99
+
+
 def test_a_worker_whose_loop_is_blocked_is_ended_replaced_and_tells_where_it_stood(start):
     server = start(options="worker_silence: 1, worker_timeout: 3")
     here, there = server.pids
@@ -612,6 +632,19 @@ def test_sigterm_drains_all_workers_and_leaves_nothing_behind(start):
     assert not meeting.exists()
     assert "Traceback" not in server.program.output
     assert "Warning" not in server.program.output, server.program.output
+
+
+def test_a_second_sigterm_ends_all_workers_at_once(start, monkeypatch):
+    monkeypatch.setattr(several_workers, "CONFIG", several_workers.CONFIG.replace("drain_timeout: 5", "drain_timeout: 120"))
+    server = start()
+    silent = [server.connect(worker=pid) for pid in server.pids]  # they do not answer to the goodbye
+    pids = server.pids
+    server.program.process.terminate()
+    server.program.wait_for("are handed over", PATIENCE_S)
+    server.program.process.terminate()
+    assert server.program.wait(PATIENCE_S) == 1
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert len(silent) == 2
 
 
 def test_workers_drain_and_end_when_their_parent_is_killed(start):

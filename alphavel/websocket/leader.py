@@ -2,7 +2,7 @@
 One worker of a fleet leads: it runs the timers and tells the webhooks.
 
 On one machine it is the one that holds the lock of a file (`FileLeader`): the kernel gives it back when its process ends,
-whatever ended it, so that there are never two. Over Redis see `lease`.
+whatever ended it and whoever it has forked, so that there are never two, and soon one. Over Redis see `lease`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class FileLeader:
         if self.leads or self._file.closed:
             return
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
         self.leads = True
@@ -88,7 +88,7 @@ class FileLeader:
         if self.leads:
             self.leads = False
             self._not_before = time.monotonic() + _STAND_BACK_S
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def stop(self) -> None:
         """See `Leader`."""

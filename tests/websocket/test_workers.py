@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pusher
 import pytest
@@ -521,6 +522,26 @@ def test_worker_that_starts_later_knows_which_tokens_were_taken_back(start):
         assert server.do("'stolen' in WebSocket.reauthorization.revocations", worker) is True
     with pytest.raises(Refused):
         Client(server.port, headers=bearer("7", jti="stolen"), timeout_s=PATIENCE_S)
+
+
+FORKS = """
+def fork_a_child():
+    if os.fork() == 0:
+        monkey.get_original("time", "sleep")(600)
+"""
+
+
+def test_timers_are_taken_over_from_a_worker_whose_children_live_on(start):
+    """multiprocessing forks: what its children inherited must not keep the lead, which nobody had then."""
+    server = start(app=FORKS)
+    ticks = server.folder / "ticks"
+    wait_until(lambda: ticks.exists() and ticks.read_text(), PATIENCE_S)
+    leading = int(ticks.read_text().split()[-1])
+    # Not in the greenlet of the question: its child would have the connection that the answer ends with.
+    server.do("__import__('gevent').spawn_later(0.2, fork_a_child) and None", leading)
+    wait_until(Path(f"/proc/{leading}/task/{leading}/children").read_text, PATIENCE_S)
+    os.kill(leading, signal.SIGKILL)
+    wait_until(lambda: int(ticks.read_text().split()[-1]) != leading, PATIENCE_S / 2, "another that runs the timers")
 
 
 def test_timers_run_on_one_worker(two):

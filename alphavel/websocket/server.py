@@ -386,7 +386,7 @@ class WebSocketServer(Registration, Broadcaster):
         for transport in list(reactor.heartbeat.transports()):
             transport.abort(*RESTARTING)
         if self.siblings is not None:
-            self.siblings.finish()
+            self.siblings.finish(max(_GOODBYE_S, _left(deadline)))
         self.relay.stop(max(_GOODBYE_S, _left(deadline)))
         self.webhooks.stop(max(_GOODBYE_S, _left(deadline)))  # what has happened just now is to be told, too
         self._second.stop()

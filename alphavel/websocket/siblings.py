@@ -4,13 +4,15 @@ entered here, and those who are connected here are told of it. Who carries it is
 over Redis.
 
 Each worker tells its own clients what changes in its own view, so that each client sees a user come once and go once, however
-many workers the user is on. What is for nobody's clients, the webhooks, is told by the one that leads.
+many workers the user is on. What is for nobody's clients, the webhooks, is told by the one that leads; all others keep it until
+they hear that it was told, see `ledger`.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,10 +25,11 @@ from alphavel.websocket.bus.local import LocalBus
 from alphavel.websocket.channels import Channel, Member
 from alphavel.websocket.channels.everywhere import Everywhere
 from alphavel.websocket.leader import FileLeader, Leader
-from alphavel.websocket.ledger import Ledger, event_of, told_fact, what_was_told
+from alphavel.websocket.ledger import Ledger, event_of, told_fact, untold_fact, what_is_untold, what_was_told
 from alphavel.websocket.logs import get_logger
 from alphavel.websocket.protocols import Message
 from alphavel.websocket.protocols.messages import PresenceChange
+from alphavel.websocket.webhooks.queue import HOLD_S
 
 if TYPE_CHECKING:
     from alphavel.websocket.apps import App
@@ -36,6 +39,7 @@ logger = get_logger("alphavel.websocket.workers")
 
 YIELD_EVERY = 64
 _SETTLE_S = 0.5
+_APART_S = 0.5  # how much later than another worker this one may see a change
 _MAX_TOLD = 4096
 
 
@@ -77,8 +81,11 @@ class Siblings:
         self._facts: dict[Fact, Any] = {}  # of this worker
         self._told: dict[Fact, None] = {}  # of those: what it has told webhooks lately, and nobody has after it
         self._theirs: dict[str, dict[Fact, Any]] = {}
-        self._ledger = Ledger()
-        self._tells_webhooks = False
+        self._ledger = Ledger(HOLD_S - _APART_S)
+        self._untold: list[Fact] = []  # what the ledger said when all facts were last asked for
+        self._telling: dict[Fact, bool] = {}  # what webhooks are being told by this worker
+        self._tells_webhooks = self._is_to_tell = False
+        server.webhooks.report_to(self._about_to_tell, self._settled)
         self._counting: set[App] = set()  # whose connections are to be told when the loop's turn ends
         for app in server.apps:
             self.adopt(app)
@@ -101,6 +108,7 @@ class Siblings:
         """Be one worker alone, from now on, whatever the bus still brings."""
         self.leader.stop()
         self._server.addresses.forget_others()
+        self._server.webhooks.report_to()
         for app in self._server.apps:
             app.siblings = app.connections.everywhere = None
 
@@ -148,49 +156,84 @@ class Siblings:
     def let_another_lead(self) -> None:
         """Lead no more, where there is another one, and have the others know at once."""
         if self.leader.leads and self.has_others:
-            self._tells_webhooks = False
+            self._leave_it_to_others()
             self.leader.stand_back()
             self.bus.tell(Fact("leader", "", "", ""), None)
 
-    def finish(self) -> None:
-        """See to it that somebody tells what has happened here until now; this worker ends."""
+    def finish(self, timeout: float) -> None:
+        """
+        See to it that somebody tells what has happened here until now; this worker ends. Where there are others, they are still
+        told what receivers take within so many seconds.
+        """
         if len(self._ledger):
             self.leader.ask_now()
             self._tell_webhooks()
+        if self._telling and self.has_others:
+            self._server.webhooks.flush(timeout)
+            self.let_another_lead()
 
     def _elected(self) -> None:
         self._server.timers.start()
-        if self._theirs:
+        if self.has_others:
             # What the one before has told may have come sooner than what it was told of: let that come, too.
-            gevent.spawn_later(_SETTLE_S, self._tell_webhooks)
+            self._tell_webhooks_soon()
         else:
             self._tell_webhooks()
 
     def _deposed(self) -> None:
-        self._tells_webhooks = False
         self._server.timers.stop()
+        if self.has_others:
+            self._leave_it_to_others()
+        self._tells_webhooks = False
+
+    def _leave_it_to_others(self) -> None:
+        """Tell no more of what all workers see: the others have it in their ledgers, too."""
+        self._tells_webhooks = False
+        self._telling.clear()
+        self._server.webhooks.withdraw()
+
+    def _about_to_tell(self) -> None:
+        if self._telling and self.has_others and not self.leader.leads:  # it stood still, and another one has told it since
+            self._leave_it_to_others()
+
+    def _tell_webhooks_soon(self) -> None:
+        if not self._is_to_tell:
+            self._is_to_tell = True
+            gevent.spawn_later(_SETTLE_S, self._tell_webhooks)
 
     def _tell_webhooks(self) -> None:
-        self._tells_webhooks = self.leader.leads
+        self._is_to_tell, self._tells_webhooks = False, self.leader.leads
         if self._tells_webhooks:
-            for fact, is_so in self._ledger.take():
-                self._announce(fact, is_so)
+            for fact, changes in self._ledger.untold():
+                if fact not in self._telling:
+                    for is_so in changes:
+                        self._announce(fact, is_so)
 
     def _happened(self, fact: Fact, is_so: bool, is_news: bool) -> None:
         """A channel or a member has come to all workers or left them: webhooks are to be told, once."""
         if not self._server.listeners:
             return
         tells = self._tells_webhooks and self.leader.leads
-        is_untold = self._ledger.changed(fact, is_so, is_news or tells)
-        if tells and is_untold:
-            self._ledger.drop(fact)
+        is_untold = self._ledger.changed(fact, is_so, time.monotonic(), is_news or tells)
+        if tells and (is_untold or fact in self._telling):
             self._announce(fact, is_so)
+            if not is_news and fact in self._telling:
+                self.bus.tell(untold_fact(fact), not is_so)  # the others take it for told
 
     def _announce(self, fact: Fact, is_so: bool) -> None:
         app = self._server.apps.get(fact.app)
+        self._telling[fact] = is_so
         if app is not None:
             name, payload = event_of(fact, is_so)
             app.emit(name, **payload)
+        if not self._server.webhooks.tells_of(fact):  # nobody wants to know, or it undoes what waited
+            self._settled(fact, is_so)
+
+    def _settled(self, fact: Fact, is_so: bool) -> None:
+        """Webhooks have been told, or will not be."""
+        is_so = self._telling.pop(fact, is_so)
+        app = self._server.apps.get(fact.app)
+        self._ledger.told(fact, is_so, is_so if app is None else self._is_so(app, fact))
         # Kept, for those who miss that and ask for all: or they would tell it again, or not tell when it ends.
         told = told_fact(fact)
         self._forget_told(told)
@@ -237,15 +280,23 @@ class Siblings:
     # What the others say, see `bus.contract.Listener`
 
     def all_facts(self) -> dict[Fact, Any]:
-        """See `Listener`. What webhooks were told, the one that leads knows; who does no more may not have heard of it all."""
+        """
+        See `Listener`. What webhooks were told, the one that leads knows; who does no more may not have heard of it all. What
+        they are yet to be told, everybody knows but a newcomer, and those whom this worker meets late.
+        """
         if not self.leader.leads:
             for told in list(self._told):
                 self._forget_told(told)
+        for untold in self._untold:
+            self._facts.pop(untold, None)
+        of_ledger = dict(self._ledger.facts())
+        self._facts.update(of_ledger)  # after what they are about
+        self._untold = list(of_ledger)
         return self._facts
 
     def said(self, worker: str, facts: list[tuple[Fact, Any]], are_all: bool) -> None:
         """See `Listener`."""
-        # What a worker has to say when it is met was told to webhooks before, by whoever leads. To the leader it is news.
+        # What a worker has to say when it is met was told to webhooks before, unless it says so. To the leader it is news.
         is_news = worker in self._theirs or not are_all
         known = self._theirs.get(worker, {})
         if are_all:
@@ -320,12 +371,21 @@ class Siblings:
             if worker != self.name:
                 watchlist.tell(app, fact.user, was_online, is_online)
         else:
-            told = what_was_told(fact)  # None: a newer version knows what it is
-            if told is not None:
-                self._forget_told(fact)
-                self._ledger.told(told, value is True, self._is_so(app, told))
-                if self._tells_webhooks and len(self._ledger):  # the one before has told that much later
-                    gevent.spawn_later(_SETTLE_S, self._tell_webhooks)
+            self._enter_ledger(app, fact, value)
+
+    def _enter_ledger(self, app: App, fact: Fact, value: Any) -> None:
+        told, untold = what_was_told(fact), what_is_untold(fact)  # neither: a newer version knows what it is
+        if told is not None:
+            self._forget_told(fact)
+            self._ledger.told(told, value is True, self._is_so(app, told))
+        elif untold is not None:
+            known = told_fact(untold)
+            if known in self._told and self._tells_webhooks:
+                self.bus.tell(known, self._facts[known])  # that worker has yet to hear of it
+                return
+            self._ledger.heard(untold, value, self._is_so(app, untold), time.monotonic())
+        if self._tells_webhooks and len(self._ledger):  # the one before has told that much later
+            self._tell_webhooks_soon()
 
     def _enter_count(self, app: App, worker: str, fact: Fact, count: int, is_news: bool) -> None:
         before, now = self.everywhere(app).set_count(fact.name, worker, count)

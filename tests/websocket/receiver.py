@@ -27,6 +27,8 @@ class Receiver:
     Attributes:
         deliveries: Requests that came, the refused ones too.
         answers: Statuses to answer with, in order; 200 when there are none left.
+        refuses: Whether it answers 503 instead.
+        accepted: Requests that it has not refused.
         gate: Requests wait for it before they are answered.
         body: What to answer with besides the status, piece by piece, with a pause after each.
         connections: Connections that came.
@@ -35,6 +37,8 @@ class Receiver:
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
         self.answers: list[int] = []
+        self.refuses = False
+        self.accepted: list[Delivery] = []
         self.gate = threading.Event()
         self.gate.set()
         self.body: Iterable[bytes] = ()
@@ -51,9 +55,12 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.deliveries.append(Delivery(self.path, dict(self.headers), body))
+                delivery = Delivery(self.path, dict(self.headers), body)
+                receiver.deliveries.append(delivery)
                 receiver.gate.wait(20)
-                status = receiver.answers.pop(0) if receiver.answers else 200
+                status = 503 if receiver.refuses else receiver.answers.pop(0) if receiver.answers else 200
+                if status == 200:
+                    receiver.accepted.append(delivery)
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", "/elsewhere")
@@ -86,6 +93,11 @@ class Receiver:
     def events(self) -> list[dict[str, Any]]:
         """All events that came, in order."""
         return [event for delivery in self.deliveries for event in delivery.events]
+
+    @property
+    def taken(self) -> list[dict[str, Any]]:
+        """All events that it has not refused, in order."""
+        return [event for delivery in self.accepted for event in delivery.events]
 
     def stop(self) -> None:
         self.gate.set()

@@ -86,7 +86,7 @@ class Server:
 
     def __init__(self, folder, workers=2, webhooks=None, more="", options="", app="", gunicorn=None, **environment):
         (folder / "shop.py").write_text(APP + app)
-        (folder / "config").mkdir()
+        (folder / "config").mkdir(exist_ok=True)
         config = CONFIG if webhooks else CONFIG[: CONFIG.index("    webhooks")]
         config = (config % webhooks.url if webhooks else config).replace("OPTIONS", options) + more
         (folder / "config/websocket.yaml").write_text(config)

@@ -14,6 +14,7 @@ import pytest
 from alphavel.circuit_breaker import CircuitBreakerManager
 from alphavel.foundation import ConfigurationError, container
 from alphavel.websocket import WebSocketServer
+from alphavel.websocket.bus.facts import Fact
 from alphavel.websocket.settings import AppSettings, WebhookSettings, WebSocketSettings
 from alphavel.websocket.webhooks import delivery
 from alphavel.websocket.webhooks import queue as queueing
@@ -360,6 +361,105 @@ def test_settings_taken_anew_keep_what_waits(told, receiver):
     told.configure(WebSocketSettings(apps=(app(),)))
     told.emit("channel_occupied", channel="d")
     assert told.listeners == []
+
+
+# What becomes of what all workers see
+
+
+MEMBER = Fact("member", "1", ROOM, "7")
+
+
+def joined_and_left(server, *names):
+    for name in names:
+        server.emit(name, channel=ROOM, user_id="7")
+
+
+@pytest.fixture
+def settled(told):
+    """What is said to be settled."""
+    said = []
+    told.webhooks.report_to(settled=lambda fact, is_so: said.append((fact, is_so)))
+    return said
+
+
+def test_what_is_told_is_settled_when_the_receiver_has_taken_all_of_it(told, receiver, settled):
+    receiver.answers = [503]
+    joined_and_left(told, "member_added")
+    wait_until(lambda: told.counters.webhooks_failed)
+    joined_and_left(told, "member_removed")
+    assert told.webhooks.tells_of(MEMBER)
+    assert settled == []
+    wait_until(lambda: settled)
+    assert names(receiver.taken) == [("member_added", ROOM, "7"), ("member_removed", ROOM, "7")]
+    assert settled == [(MEMBER, False)]
+    assert not told.webhooks.tells_of(MEMBER)
+
+
+def test_what_undoes_what_is_held_back_leaves_nothing_to_tell(told, monkeypatch):
+    monkeypatch.setattr(queueing, "HOLD_S", 60.0)
+    joined_and_left(told, "member_removed")
+    assert told.webhooks.tells_of(MEMBER)
+    joined_and_left(told, "member_added")
+    assert not told.webhooks.tells_of(MEMBER)
+
+
+def test_what_two_receivers_are_told_is_settled_when_both_have_taken_it(serve, receiver, quick):
+    other, said = Receiver(), []
+    server = serve(
+        apps=(app(WebhookSettings(receiver.url), WebhookSettings(other.url), WebhookSettings("http://x", ("cache_miss",))),)
+    )
+    server.webhooks.report_to(settled=lambda fact, is_so: said.append(is_so))
+    other.gate.clear()
+    server.apps.default.emit("member_added", channel=ROOM, user_id="7")
+    wait_until(lambda: receiver.taken and other.deliveries and server.counters.webhooks_delivered)
+    assert said == []
+    other.gate.set()
+    wait_until(lambda: said == [True])
+    other.stop()
+
+
+def test_what_is_left_to_another_worker_is_told_no_more_and_all_else_is(told, receiver, settled):
+    receiver.refuses = True
+    joined_and_left(told, "member_added")
+    wait_until(lambda: told.counters.webhooks_failed)
+    joined_and_left(told, "member_removed")
+    told.emit("cache_miss", channel="cache-a")
+    told.webhooks.withdraw()
+    receiver.refuses = False
+    wait_until(lambda: receiver.taken)
+    assert names(receiver.taken) == [("cache_miss", "cache-a", None)]
+    assert (settled, told.webhooks.tells_of(MEMBER), told.counters.webhooks_dropped) == ([], False, 0)
+
+
+def test_what_is_on_its_way_when_the_rest_is_left_to_another_worker_is_settled(told, receiver, settled):
+    receiver.gate.clear()
+    joined_and_left(told, "member_added")
+    wait_until(lambda: receiver.deliveries)
+    told.webhooks.withdraw()
+    receiver.gate.set()
+    wait_until(lambda: settled == [(MEMBER, True)])
+
+
+def test_what_is_given_up_is_settled_and_counted(told, receiver, settled):
+    receiver.refuses = True
+    joined_and_left(told, "member_added")
+    wait_until(lambda: told.counters.webhooks_failed)
+    told.configure(WebSocketSettings(apps=(app(),)))
+    assert (settled, told.counters.webhooks_dropped) == ([(MEMBER, True)], 1)
+
+
+def test_what_receivers_do_not_take_when_a_worker_ends_waits_on(told, receiver):
+    receiver.refuses = True
+    told.emit("client_event", channel="a", event="client-x", data="1", socket_id="1.2")
+    joined_and_left(told, "member_added")
+    wait_until(lambda: told.counters.webhooks_failed)
+    told.webhooks.flush(timeout=30)
+    assert told.webhooks.waiting == 2
+    told.webhooks.withdraw()
+    receiver.refuses = False
+    joined_and_left(told, "member_removed")
+    told.webhooks.stop(timeout=30)
+    assert [event["name"] for event in receiver.taken] == ["client_event", "member_removed"]
 
 
 # Through a circuit breaker

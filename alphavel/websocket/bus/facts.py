@@ -24,8 +24,8 @@ class Fact(NamedTuple):
     What a fact is about.
 
     Attributes:
-        kind: `channel`, `member`, `user`, `connections`, `address`; `leader`: that a worker leads no more; `told_…`, see
-            `ledger`.
+        kind: `channel`, `member`, `user`, `connections`, `address`; `leader`: that a worker leads no more; `told_…` and
+            `untold_…`: see `ledger`.
         app: Id of the app; empty for an address.
         name: Name of the channel, or the address; empty for a user, and for connections.
         user: Id of the user; empty for a channel, an address, and for connections.

@@ -9,6 +9,7 @@ while, and are dropped, together with the `channel_occupied` or `member_added` t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 HOLD_S = 3.0
@@ -86,6 +87,17 @@ class WebhookQueue:
             del self._held[key]
             self._ready.append(held.event)
         return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+
+    def put_back(self, events: list[dict[str, Any]]) -> None:
+        """Have events that were taken be the next ones again."""
+        self._ready.extendleft(reversed(events))
+
+    def remove(self, matches: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+        """Remove and return the events that match."""
+        removed = [event for event in (*self._ready, *(held.event for held in self._held.values())) if matches(event)]
+        self._ready = deque(event for event in self._ready if not matches(event))
+        self._held = {key: held for key, held in self._held.items() if not matches(held.event)}
+        return removed
 
     def wait(self, now: float) -> float | None:
         """Return in how many seconds something is due: 0 where something is, None where nothing waits."""

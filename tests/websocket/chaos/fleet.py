@@ -23,6 +23,7 @@ broadcasting:
   driver: redis
   redis: {{url: "redis://127.0.0.1:{port}/0", timeout: {timeout}, lease: {lease}, keep: {keep}, secret: "a fleet's secret"}}
 """
+_PATIENT = "services: {{'webhooks {place}': {{failure_threshold: 1000}}}}"  # rounds are short
 _SILENT = "heartbeat_check_interval: 3600, heartbeat_idle_time: 7200, max_messages_per_second: null"
 _STATE = """{
     "channels": {name: WebSocket.get_channel_stats(name)["subscribers"] for name in WebSocket.get_channels()},
@@ -56,7 +57,8 @@ class Node:
         self.proxy = Proxy(redis.port)
         self.is_running = True
         self._starts = self._elections = 0
-        folder.mkdir()
+        (folder / "config").mkdir(parents=True)
+        (folder / "config/circuit_breaker.yaml").write_text(_PATIENT.format(place=receiver.url.split("/")[2]))
         more = _MORE.format(port=self.proxy.port, timeout=TIMEOUT_S, lease=LEASE_S, keep=KEEP_S)
         self._server = Server(folder, workers=1, webhooks=receiver, more=more, options=_SILENT)
 

@@ -77,7 +77,6 @@ class Told:
     def __init__(self) -> None:
         self.wrong: list[str] = []
         self._so: So = set()
-        self._unsure: So = set()
 
     def take(self, event: dict[str, Any]) -> None:
         """Take note of an event."""
@@ -85,16 +84,14 @@ class Told:
         if is_so is None:
             return
         key = (event["channel"], event.get("user_id", ""))
-        if (key in self._so) is is_so and key not in self._unsure:
+        if (key in self._so) is is_so:
             self.wrong.append(f"{event['name']} {key} once more")
-        self._unsure.discard(key)
         (self._so.add if is_so else self._so.discard)(key)
 
     def differs(self, truth: So) -> So:
         """Return what is told to be otherwise than it is."""
-        return (self._so ^ truth) - self._unsure
+        return self._so ^ truth
 
-    def may_lack(self, truth: So) -> None:
-        """Who told has changed: what one had yet to tell may be lost, late, or told by another one, too."""
+    def may_be_told_twice(self) -> None:
+        """Who told has changed: what the one before had told another one may not know."""
         self.wrong.clear()
-        self._unsure |= self._so | truth

@@ -172,6 +172,8 @@ def test_a_server_that_missed_what_webhooks_were_told_tells_nothing_twice_and_le
     first, there = join(two, "first"), two.connect("/", bearer("there"), timeout_s=PATIENCE_S)
     assert user_of(watcher.receive(), "member_added") == "first"
     agree((one, two), ["watcher", "first"])
+    # What it has sent is answered: else the next change would wait for that answer.
+    wait_until(lambda: one.connections.total == 3 and two.relay.bus._outbox._empty.is_set(), PATIENCE_S)
     two.proxy.black_hole("client")
     there.subscribe(ROOM)  # at once: this server listens to the room already
     assert user_of(watcher.receive(), "member_added") == "there"

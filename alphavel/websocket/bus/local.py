@@ -5,11 +5,6 @@ Each end of such a link is of one direction, so that a worker's messages come in
 the stream is the end of the worker: the kernel says so at once, whatever ended it. What one that does not read has to get waits
 in a bounded queue; facts (see `facts`) are never dropped, they replace each other.
 
-    frame   4 bytes size, little endian, of what follows; 1 byte kind; content
-    kinds   H {"v":1,"name":…}, first of all    S all facts    F facts that changed    E an envelope    C an event that is kept
-            B nothing, to show that the worker goes on    A a question for all facts
-            K a question for all events that are kept, which D ends the answer to
-
 A worker that is stopped, or whose loop is blocked, ends no stream: it says nothing. After a while its facts count as untrue;
 what is published still waits for it, within bounds. When it is heard again it is asked for all facts.
 """
@@ -21,7 +16,7 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +27,7 @@ from gevent.event import Event
 from alphavel.websocket.bus.contract import ALL_KEPT_S, Listener, Receive, Route
 from alphavel.websocket.bus.envelope import Envelopes, MalformedError
 from alphavel.websocket.bus.facts import Fact, read_facts, write_facts
+from alphavel.websocket.bus.link import Link, frames
 from alphavel.websocket.bus.pushes import push_by_routes
 from alphavel.websocket.bus.wants import TheirWants, Wants, channel_key, user_key
 from alphavel.websocket.channels import is_cached, user_of
@@ -44,9 +40,6 @@ if TYPE_CHECKING:
 logger = get_logger("alphavel.websocket.bus")
 
 VERSION = 1
-MAX_QUEUE = 16 * 1024 * 1024
-_MAX_FRAME = 256 * 1024 * 1024
-_READ = 256 * 1024
 _YIELD_EVERY = 64  # frames received before others get a turn
 _MEET_S = 5.0
 _RETRY_S = 0.2
@@ -73,7 +66,7 @@ class LocalBus:
         self._folder = folder
         self._name = name
         self._listener = listener
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, Link] = {}
         self._heard: dict[str, socket.socket] = {}  # whose frames come in
         self._known: set[str] = set()  # who has told all facts
         self._has_told: set[str] = set()  # who has told all that is kept, too
@@ -253,7 +246,7 @@ class LocalBus:
             sock.close()
             wants.close()
             return
-        link = self._links[name] = _Link(name, sock, wants, self._sent, self._broken)
+        link = self._links[name] = Link(name, sock, wants, self._sent, self._broken)
         link.put(b"H", orjson.dumps({"v": VERSION, "name": self._name}))
         link.put(b"S", write_facts(self._listener.all_facts().items()))
 
@@ -276,7 +269,7 @@ class LocalBus:
             logger.warning("The worker %s goes on", name)
             self._links[name].put(b"A", b"")
 
-    def _broken(self, link: _Link) -> None:
+    def _broken(self, link: Link) -> None:
         if self._links.get(link.name) is link:
             del self._links[link.name]
             link.close()
@@ -298,7 +291,7 @@ class LocalBus:
     def _hear(self, sock: socket.socket) -> None:
         name = ""
         try:
-            for number, (kind, content) in enumerate(_frames(sock)):
+            for number, (kind, content) in enumerate(frames(sock)):
                 if number == 0:
                     name = self._greeted(kind, content)
                     self._heard[name] = sock
@@ -354,76 +347,6 @@ class LocalBus:
         return name
 
 
-class _Link:
-    """
-    The way to one other worker.
-
-    Attributes:
-        queue: What waits: frames, and facts, which are written when it is their turn; further ones join those at the end.
-        is_sending: Whether something is on its way.
-        waiting: Bytes of the frames that wait or are on their way, the facts not counted.
-    """
-
-    def __init__(self, name: str, sock: socket.socket, wants: TheirWants, sent: Event, broken: Callable[[_Link], None]) -> None:
-        self.name = name
-        self.wants = wants
-        self.table = wants.table
-        self.queue: list[bytes | dict[Fact, Any]] = []
-        self.is_sending = False
-        self.waiting = 0
-        self._sock = sock
-        self._sent = sent
-        self._broken = broken
-        self._wake = Event()
-        self.greenlet = gevent.spawn(self._send_all)
-
-    def put(self, kind: bytes, content: bytes) -> bool:
-        """Queue a frame; return False where there is no room for an envelope."""
-        if kind == b"E" and self.waiting + len(content) > MAX_QUEUE:
-            return False
-        frame = _frame(kind, content)
-        self.queue.append(frame)
-        self.waiting += len(frame)
-        self._wake.set()
-        return True
-
-    def tell(self, fact: Fact, value: Any) -> None:
-        """Queue a fact."""
-        last = self.queue[-1] if self.queue else None
-        if isinstance(last, dict):
-            last.pop(fact, None)  # the order is that of the last changes
-            last[fact] = value
-        else:
-            self.queue.append({fact: value})
-            self._wake.set()
-
-    def close(self) -> None:
-        """Send no more."""
-        if self.greenlet is not gevent.getcurrent():
-            self.greenlet.kill(block=False)
-        self._sock.close()
-        self.wants.close()
-
-    def _send_all(self) -> None:
-        try:
-            while True:
-                self._wake.wait()
-                self._wake.clear()
-                while self.queue:
-                    queue, self.queue = self.queue, []
-                    self.is_sending = True
-                    data = b"".join(
-                        item if isinstance(item, bytes) else _frame(b"F", write_facts(item.items())) for item in queue
-                    )
-                    self._sock.sendall(data)
-                    self.waiting = sum(len(item) for item in self.queue if isinstance(item, bytes))
-                    self._sent.set()
-                self.is_sending = False
-        except OSError:
-            self.is_sending = False
-            self._broken(self)
-
-
 _EVERYWHERE = -1  # no place in the tables: the event of a cache channel
 
 
@@ -434,26 +357,6 @@ def _place(app_id: str, name: str) -> int:
         return _EVERYWHERE
     user_id = user_of(name)
     return channel_key(app_id, name) if user_id is None else user_key(app_id, user_id)
-
-
-def _frame(kind: bytes, content: bytes) -> bytes:
-    return b"".join(((len(content) + 1).to_bytes(4, "little"), kind, content))
-
-
-def _frames(sock: socket.socket) -> Iterator[tuple[bytes, bytes]]:
-    buffer = bytearray()
-    while piece := sock.recv(_READ):
-        buffer += piece
-        position = 0
-        while len(buffer) - position >= 5:
-            end = position + 4 + int.from_bytes(buffer[position : position + 4], "little")
-            if not position + 5 <= end <= position + _MAX_FRAME:
-                raise MalformedError("Expected a frame; got one of no or an absurd size.")
-            if len(buffer) < end:
-                break
-            yield bytes(buffer[position + 4 : position + 5]), bytes(buffer[position + 5 : end])
-            position = end
-        del buffer[:position]
 
 
 def _reach(path: Path) -> tuple[socket.socket, TheirWants]:

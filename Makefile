@@ -12,7 +12,8 @@ help:  ## Show what there is
 demo: $(VENV)/.demo  ## Start the demo: a chat, who is online, private notifications, a live dashboard
 	@$(BIN)/python -m examples.demo $(ARGS)
 
-test: lint tools  ## Check everything: linters and all tests; installs and starts what they need
+test:  ## Check everything: linters and all tests; installs and starts what they need
+	@$(MAKE) --no-print-directory -j3 lint tools
 	@tests/all_suites.sh $(BIN)/python "$(ARGS)" $(SUITES)
 
 test-all: tools  ## Run the tests with every Python from 3.10 on that is found
@@ -93,11 +94,13 @@ audit: $(VENV)/.dev  ## Look up known vulnerabilities of what is installed; need
 		$(VENV)-audit/bin/python -m pip install -q --disable-pip-version-check 'pip-audit>=2.7'; }
 	@$(BIN)/python -m scripts.audit $(VENV)-audit/bin/pip-audit $(ARGS)
 
-tools: $(VENV)/.dev
-	@tests/install_tools.sh
+tools: $(VENV)/.dev programs
 	@# Where there was no compiler before, the C extensions are still to be built.
 	@$(BIN)/python -c 'from alphavel.websocket.transports import _reading, _writing' 2>/dev/null || \
 		$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+
+programs:
+	@tests/install_tools.sh
 
 clean:  ## Remove what the commands above made
 	rm -rf .venv* build dist site alphavel/websocket/transports/*.so benchmarks/.build benchmarks/results *.egg-info .autobahn .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -113,4 +116,4 @@ $(VENV)/.demo $(VENV)/.dev $(VENV)/.bench: setup.cfg setup.py pyproject.toml alp
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EXTRA)]'
 	@touch $@
 
-.PHONY: help demo test test-all lint format bench bench-peers bench-echo bench-memory bench-writers bench-profile bench-scale bench-history bench-100k bench-soak autobahn fuzz chaos tools clean soak-breaker wheels docs docs-serve reference audit
+.PHONY: help demo test test-all lint format bench bench-peers bench-echo bench-memory bench-writers bench-profile bench-scale bench-history bench-100k bench-soak autobahn fuzz chaos tools programs clean soak-breaker wheels docs docs-serve reference audit

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the suites of tests that are named, each in a process of its own: the WebSocket server's tests are monkey-patched, the others
-# must not be. They wait more than they work, so the largest one runs beside the others, whose output comes when it is through.
+# must not be. They wait more than they work, so three run side by side, and three processes share the largest suite, file by file.
+# What a process has said comes when it is through.
 #   tests/all_suites.sh .venv/bin/python "-x" foundation websocket …
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -8,27 +9,44 @@ cd "$(dirname "$0")/.."
 python=$1 options=$2
 shift 2
 
-run() {
-    local failed=0
+# The ways of a lane: the suites that nobody has taken, one after the other; of the one that all share the files that nobody has taken.
+lane() {
+    local output=$folder/output.$1 failed=0 suite share
+    export TEST_PORTS=$2 TEST_SHARED=$folder/shared
+    shift 2
     for suite in "$@"; do
-        echo "== tests/$suite"
+        share=()
+        if [[ $suite == websocket ]]; then
+            share=(-p tests.sharing -o console_output_style=classic)
+        else
+            mkdir "$folder/$suite" 2>/dev/null || continue
+        fi
+        echo "== tests/$suite" >"$output"
         # shellcheck disable=SC2086 # several options
-        "$python" -m pytest -q "tests/$suite" $options || failed=1
+        if ! "$python" -m pytest -q "${share[@]}" "tests/$suite" $options >>"$output" 2>&1; then
+            failed=1
+            echo "== tests/$suite FAILED" >>"$output"
+        fi
+        flock "$folder" cat "$output"
+        rm "$output"
     done
     return $failed
 }
 
-largest=() others=()
+shared=() others=()
 for suite in "$@"; do
-    if [[ $suite == websocket ]]; then largest+=("$suite"); else others+=("$suite"); fi
+    if [[ $suite == websocket ]]; then shared+=("$suite"); else others+=("$suite"); fi
 done
-output=$(mktemp)
-trap 'kill $(jobs -p) 2>/dev/null; rm -f "$output"' EXIT
+folder=$(mktemp -d)
+mkdir "$folder/shared"
+trap 'kill $(jobs -p) 2>/dev/null; cat "$folder"/output.* 2>/dev/null; rm -rf "$folder"' EXIT
 
-TEST_PORTS=26000-32000 run "${others[@]}" >"$output" 2>&1 &
-beside=$!
-TEST_PORTS=20000-26000 run "${largest[@]}"
-failed=$?
-tail -n +1 -f --pid=$beside "$output"
-wait $beside || failed=1
+echo "Running the tests of $*"
+lane 1 20000-24000 "${shared[@]}" "${others[@]}" &
+lane 2 24000-28000 "${others[@]}" "${shared[@]}" &
+lane 3 28000-32000 "${others[@]}" "${shared[@]}" &
+failed=0
+for job in $(jobs -p); do
+    wait "$job" || failed=1
+done
 exit $failed

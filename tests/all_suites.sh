@@ -4,6 +4,7 @@
 # What a process has said comes when it is through.
 #   tests/all_suites.sh .venv/bin/python "-x" foundation websocket …
 set -uo pipefail
+set -m  # a lane is a process group: it can be ended as a whole, and its programs know Ctrl+C
 cd "$(dirname "$0")/.."
 
 python=$1 options=$2
@@ -17,13 +18,13 @@ lane() {
     for suite in "$@"; do
         share=()
         if [[ $suite == websocket ]]; then
-            share=(-p tests.sharing -o console_output_style=classic)
+            share=(-p tests.sharing -o console_output_style=count)
         else
             mkdir "$folder/$suite" 2>/dev/null || continue
         fi
         echo "== tests/$suite" >"$output"
         # shellcheck disable=SC2086 # several options
-        if ! "$python" -m pytest -q "${share[@]}" "tests/$suite" $options >>"$output" 2>&1; then
+        if ! "$python" -m pytest -q "${share[@]}" "tests/$suite" $options >>"$output" 2>&1 </dev/null; then
             failed=1
             echo "== tests/$suite FAILED" >>"$output"
         fi
@@ -39,8 +40,10 @@ for suite in "$@"; do
 done
 folder=$(mktemp -d)
 mkdir "$folder/shared"
-trap 'kill $(jobs -p) 2>/dev/null; cat "$folder"/output.* 2>/dev/null; rm -rf "$folder"' EXIT
+trap 'for job in $(jobs -p); do kill -- "-$job"; done 2>/dev/null; cat "$folder"/output.* 2>/dev/null; rm -rf "$folder"' EXIT
 
+# They start hundreds of programs. Where Python is told to keep nothing that it compiles, each would compile all that it imports.
+"$python" -m compileall -q alphavel examples
 echo "Running the tests of $*"
 lane 1 20000-24000 "${shared[@]}" "${others[@]}" &
 lane 2 24000-28000 "${others[@]}" "${shared[@]}" &

@@ -348,16 +348,17 @@ def test_nothing_is_lost_when_the_way_to_redis_is_slow(node):
 
 def test_a_node_that_redis_throws_out_because_it_does_not_read_is_told_again_what_it_missed(node, redis):
     one, two = node(), node()
-    with redis.client() as client:
+    with redis.client() as client, two.connect() as there:
         client.config_set("client-output-buffer-limit", "pubsub 1mb 512kb 1")
-    with two.connect() as there:
         there.subscribe("a")
+        listening = len(client.client_list("pubsub"))
         two.proxy.black_hole("client")
         for number in range(400):
             one.to_channel("a").push({"event": "n", "data": [one.port, number], "more": "x" * 20_000})
             if number % 20 == 0:
                 gevent.sleep(0.001)
         wait_until(lambda: one.relay.bus.buffered_bytes == 0)
+        wait_until(lambda: len(client.client_list("pubsub")) < listening, what="Redis to throw the node out")
         two.proxy.heal()
         numbers = [there.receive()["data"][1] for _ in range(400)]
         assert numbers == list(range(400))

@@ -39,6 +39,7 @@ logger = get_logger("alphavel.websocket.workers")
 
 YIELD_EVERY = 64
 _SETTLE_S = 0.5
+_SAY_UNTOLD_S = 2.0  # more than it takes others to notice as well that a worker is gone
 _APART_S = 0.5  # how much later than another worker this one may see a change
 _MAX_TOLD = 4096
 
@@ -329,6 +330,8 @@ class Siblings:
             self._theirs.pop(worker, None)
         if not self._server.is_draining:
             logger.info("Worker %s is gone", worker)
+        if len(self._ledger):  # whoever leads now may never have met that worker, and sees nothing of its going
+            gevent.spawn_later(_SAY_UNTOLD_S, self._say_what_is_untold)
 
     def kept_events(self, within_s: float) -> Iterator[dict[str, Any]]:
         """See `Listener`. With them go the tokens that were taken back."""
@@ -373,17 +376,22 @@ class Siblings:
         else:
             self._enter_ledger(app, fact, value)
 
+    def _say_what_is_untold(self) -> None:
+        if not self.leader.leads:
+            for untold, last in list(self._ledger.facts()):
+                self.bus.tell(untold, last)
+
     def _enter_ledger(self, app: App, fact: Fact, value: Any) -> None:
         told, untold = what_was_told(fact), what_is_untold(fact)  # neither: a newer version knows what it is
         if told is not None:
             self._forget_told(fact)
             self._ledger.told(told, value is True, self._is_so(app, told))
         elif untold is not None:
-            known = told_fact(untold)
-            if known in self._told and self._tells_webhooks:
+            known, is_so = told_fact(untold), self._is_so(app, untold)
+            if known in self._told and self._facts[known] is is_so and self._tells_webhooks:
                 self.bus.tell(known, self._facts[known])  # that worker has yet to hear of it
                 return
-            self._ledger.heard(untold, value, self._is_so(app, untold), time.monotonic())
+            self._ledger.heard(untold, value, is_so, time.monotonic())
         if self._tells_webhooks and len(self._ledger):  # the one before has told that much later
             self._tell_webhooks_soon()
 

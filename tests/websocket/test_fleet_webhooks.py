@@ -131,6 +131,19 @@ def test_a_newcomer_that_leads_next_tells_what_was_untold_when_it_came(server, r
     wait_until(lambda: told(receiver, "staying") == ["member_added"], PATIENCE_S, "who came")
 
 
+@pytest.mark.parametrize("server", ["redis"], indirect=True)
+def test_who_leads_next_tells_of_those_whose_worker_it_never_met(server, receiver):
+    join(server, "leaving", server.others[1])
+    seen(server, "member_added", "leaving")
+    wait_until(lambda: told(receiver, "leaving") == ["member_added"], PATIENCE_S)
+    server.do("setattr(WebSocket.siblings.leader, '_not_before', 1e99)", server.others[0])  # who was there does not want to
+    for pid in (server.leading, server.others[1]):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: told(receiver, "leaving") == ["member_added", "member_removed"], PATIENCE_S)
+    server.agree("len(WebSocket.siblings._ledger)", 0, server.pids)
+    assert told(receiver, "watcher") == ["member_added"]
+
+
 def test_what_one_of_two_receivers_refuses_is_kept_and_neither_is_told_what_it_does_not_want(tmp_path, receiver):
     other = Receiver()
     both = SimpleNamespace(url=f'{receiver.url}"}}, {{url: "{other.url}", events: [member_removed]}}, {{url: "{other.url}/2')

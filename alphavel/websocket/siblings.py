@@ -379,7 +379,8 @@ class Siblings:
     def _say_what_is_untold(self) -> None:
         if not self.leader.leads:
             for untold, last in list(self._ledger.facts()):
-                self.bus.tell(untold, last)
+                if isinstance(last, bool):  # of the others it is not known whether anything is to be told
+                    self.bus.tell(untold, last)
 
     def _enter_ledger(self, app: App, fact: Fact, value: Any) -> None:
         told, untold = what_was_told(fact), what_is_untold(fact)  # neither: a newer version knows what it is
@@ -388,7 +389,9 @@ class Siblings:
             self._ledger.told(told, value is True, self._is_so(app, told))
         elif untold is not None:
             known, is_so = told_fact(untold), self._is_so(app, untold)
-            if known in self._told and self._facts[known] is is_so and self._tells_webhooks:
+            if self._tells_webhooks and value is is_so:
+                return  # this worker has yet to see that change, or that worker that it is undone
+            if self._tells_webhooks and known in self._told and self._facts[known] is is_so:
                 self.bus.tell(known, self._facts[known])  # that worker has yet to hear of it
                 return
             self._ledger.heard(untold, value, is_so, time.monotonic())

@@ -89,10 +89,12 @@ class Node:
         return self.do(_STATE)
 
     def waits_for(self) -> Any:
-        """Return what it wants of Redis and has not got, to find out why somebody waits."""
-        subscriber = "WebSocket.relay.bus._subscriber"
-        names = ("_waiting", "_fresh", "_unanswered", "_leaving", "_wanted", "_confirmed")
-        return self.do("{" + ", ".join(f'"{name}": str({subscriber}.{name})' for name in names) + "}")
+        """Return what it wants of Redis and has not got, and what it knows of webhooks, to find out why somebody waits."""
+        subscriber, siblings, webhooks = "WebSocket.relay.bus._subscriber", "WebSocket.siblings", "WebSocket.webhooks"
+        values = [f"{subscriber}.{name}" for name in ("_waiting", "_fresh", "_unanswered", "_leaving", "_wanted", "_confirmed")]
+        values += [f"{siblings}.{name}" for name in ("_telling", "_told", "_untold", "_tells_webhooks", "leader.leads")]
+        values += [f"dict({siblings}._ledger.facts())", f"{webhooks}._waiting", f"{webhooks}.waiting"]
+        return self.do("{" + ", ".join(f"{value!r}: str({value})" for value in values) + "}")
 
     def push(self, channel: str, numbers: list[int]) -> None:
         """Have it publish numbers."""

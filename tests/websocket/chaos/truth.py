@@ -68,15 +68,16 @@ So = set[tuple[str, str]]
 
 class Told:
     """
-    What webhooks were told.
+    What webhooks were told. What is told twice is told once: they are told at least once.
 
     Attributes:
-        wrong: What was told twice, in words.
+        lacked: What was not told where it need not be, see `may_lack`.
     """
 
     def __init__(self) -> None:
-        self.wrong: list[str] = []
+        self.lacked = 0
         self._so: So = set()
+        self._unsure: So = set()
 
     def take(self, event: dict[str, Any]) -> None:
         """Take note of an event."""
@@ -84,14 +85,15 @@ class Told:
         if is_so is None:
             return
         key = (event["channel"], event.get("user_id", ""))
-        if (key in self._so) is is_so:
-            self.wrong.append(f"{event['name']} {key} once more")
+        self._unsure.discard(key)
         (self._so.add if is_so else self._so.discard)(key)
 
     def differs(self, truth: So) -> So:
         """Return what is told to be otherwise than it is."""
-        return self._so ^ truth
+        return (self._so ^ truth) - self._unsure
 
-    def may_be_told_twice(self) -> None:
-        """Who told has changed: what the one before had told another one may not know."""
-        self.wrong.clear()
+    def may_lack(self, truth: So) -> None:
+        """Who told has changed, again and again perhaps: what is not told now need not be told before it changes."""
+        lacking = self.differs(truth)
+        self.lacked += len(lacking)
+        self._unsure |= lacking

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from alphavel.websocket.addresses import read_address
+from alphavel.websocket.channels.everywhere import enter_count
 from alphavel.websocket.handshake import HandshakeError
 
 if TYPE_CHECKING:
@@ -71,13 +72,7 @@ class Addresses:
 
     def set_elsewhere(self, site: str, worker: str, count: int) -> None:
         """Enter how many connections an address has to another worker."""
-        counts = self._elsewhere.setdefault(site, {})
-        if count:
-            counts[worker] = count
-        else:
-            counts.pop(worker, None)
-        if not counts:
-            del self._elsewhere[site]
+        enter_count(self._elsewhere, site, worker, count)
 
     def forget_others(self) -> None:
         """There are no other workers any more."""

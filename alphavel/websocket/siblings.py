@@ -4,15 +4,13 @@ entered here, and those who are connected here are told of it. Who carries it is
 over Redis.
 
 Each worker tells its own clients what changes in its own view, so that each client sees a user come once and go once, however
-many workers the user is on. What is for nobody's clients, the webhooks, is told by the one that leads; all others keep it until
-they hear that it was told, see `ledger`.
+many workers the user is on. What is for nobody's clients, the webhooks, is told by the one that leads, see `fleet_webhooks`.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,12 +22,11 @@ from alphavel.websocket.bus.facts import LASTING, Fact
 from alphavel.websocket.bus.local import LocalBus
 from alphavel.websocket.channels import Channel, Member
 from alphavel.websocket.channels.everywhere import Everywhere
+from alphavel.websocket.fleet_webhooks import FleetWebhooks
 from alphavel.websocket.leader import FileLeader, Leader
-from alphavel.websocket.ledger import Ledger, event_of, told_fact, untold_fact, what_is_untold, what_was_told
 from alphavel.websocket.logs import get_logger
 from alphavel.websocket.protocols import Message
 from alphavel.websocket.protocols.messages import PresenceChange
-from alphavel.websocket.webhooks.queue import HOLD_S
 
 if TYPE_CHECKING:
     from alphavel.websocket.apps import App
@@ -38,10 +35,6 @@ if TYPE_CHECKING:
 logger = get_logger("alphavel.websocket.workers")
 
 YIELD_EVERY = 64
-_SETTLE_S = 0.5
-_SAY_UNTOLD_S = 2.0  # more than it takes others to notice as well that a worker is gone
-_APART_S = 0.5  # how much later than another worker this one may see a change
-_MAX_TOLD = 4096
 
 
 class FactBus(Protocol):
@@ -64,6 +57,7 @@ class Siblings:
         server: Of the server or the fleet, the same for all of its workers.
         bus: The way to the others.
         leader: Whether this one leads.
+        webhooks: What webhooks are told of all workers.
     """
 
     bus: FactBus
@@ -80,13 +74,8 @@ class Siblings:
         self.server = server_name
         self._server = server
         self._facts: dict[Fact, Any] = {}  # of this worker
-        self._told: dict[Fact, None] = {}  # of those: what it has told webhooks lately, and nobody has after it
         self._theirs: dict[str, dict[Fact, Any]] = {}
-        self._ledger = Ledger(HOLD_S - _APART_S)
-        self._untold: list[Fact] = []  # what the ledger said when all facts were last asked for
-        self._telling: dict[Fact, bool] = {}  # what webhooks are being told by this worker
-        self._tells_webhooks = self._is_to_tell = False
-        server.webhooks.report_to(self._about_to_tell, self._settled)
+        self.webhooks = FleetWebhooks(server, self, self._facts)
         self._counting: set[App] = set()  # whose connections are to be told when the loop's turn ends
         for app in server.apps:
             self.adopt(app)
@@ -157,101 +146,22 @@ class Siblings:
     def let_another_lead(self) -> None:
         """Lead no more, where there is another one, and have the others know at once."""
         if self.leader.leads and self.has_others:
-            self._leave_it_to_others()
+            self.webhooks.leave_it_to_others()
             self.leader.stand_back()
             self.bus.tell(Fact("leader", "", "", ""), None)
 
     def finish(self, timeout: float) -> None:
-        """
-        See to it that somebody tells what has happened here until now; this worker ends. Where there are others, they are still
-        told what receivers take within so many seconds.
-        """
-        if len(self._ledger):
-            self.leader.ask_now()
-            self._tell_webhooks()
-        if self._telling and self.has_others:
-            self._server.webhooks.flush(timeout)
+        """See to it that somebody tells what has happened here until now, see `FleetWebhooks.finish`; this worker ends."""
+        if self.webhooks.finish(timeout):
             self.let_another_lead()
 
     def _elected(self) -> None:
         self._server.timers.start()
-        if self.has_others:
-            # What the one before has told may have come sooner than what it was told of: let that come, too.
-            self._tell_webhooks_soon()
-        else:
-            self._tell_webhooks()
+        self.webhooks.elected()
 
     def _deposed(self) -> None:
         self._server.timers.stop()
-        if self.has_others:
-            self._leave_it_to_others()
-        self._tells_webhooks = False
-
-    def _leave_it_to_others(self) -> None:
-        """Tell no more of what all workers see: the others have it in their ledgers, too."""
-        self._tells_webhooks = False
-        self._telling.clear()
-        self._server.webhooks.withdraw()
-
-    def _about_to_tell(self) -> None:
-        if self._telling and self.has_others and not self.leader.leads:  # it stood still, and another one has told it since
-            self._leave_it_to_others()
-
-    def _tell_webhooks_soon(self) -> None:
-        if not self._is_to_tell:
-            self._is_to_tell = True
-            gevent.spawn_later(_SETTLE_S, self._tell_webhooks)
-
-    def _tell_webhooks(self) -> None:
-        self._is_to_tell, self._tells_webhooks = False, self.leader.leads
-        if self._tells_webhooks:
-            for fact, changes in self._ledger.untold():
-                if fact not in self._telling:
-                    for is_so in changes:
-                        self._announce(fact, is_so)
-
-    def _happened(self, fact: Fact, is_so: bool, is_news: bool) -> None:
-        """A channel or a member has come to all workers or left them: webhooks are to be told, once."""
-        if not self._server.listeners:
-            return
-        tells = self._tells_webhooks and self.leader.leads
-        is_untold = self._ledger.changed(fact, is_so, time.monotonic(), is_news or tells)
-        if tells and (is_untold or fact in self._telling):
-            self._announce(fact, is_so)
-            if not is_news and fact in self._telling:
-                self.bus.tell(untold_fact(fact), not is_so)  # the others take it for told
-
-    def _announce(self, fact: Fact, is_so: bool) -> None:
-        app = self._server.apps.get(fact.app)
-        self._telling[fact] = is_so
-        if app is not None:
-            name, payload = event_of(fact, is_so)
-            app.emit(name, **payload)
-        if not self._server.webhooks.tells_of(fact):  # nobody wants to know, or it undoes what waited
-            self._settled(fact, is_so)
-
-    def _settled(self, fact: Fact, is_so: bool) -> None:
-        """Webhooks have been told, or will not be."""
-        is_so = self._telling.pop(fact, is_so)
-        app = self._server.apps.get(fact.app)
-        self._ledger.told(fact, is_so, is_so if app is None else self._is_so(app, fact))
-        # Kept, for those who miss that and ask for all: or they would tell it again, or not tell when it ends.
-        told = told_fact(fact)
-        self._forget_told(told)
-        self._told[told], self._facts[told] = None, is_so
-        if len(self._told) > _MAX_TOLD:
-            self._forget_told(next(iter(self._told)))
-        self.bus.tell(told, is_so)
-
-    def _forget_told(self, told: Fact) -> None:
-        if told in self._told:
-            del self._told[told], self._facts[told]
-
-    def _is_so(self, app: App, fact: Fact) -> bool:
-        everywhere = self.everywhere(app)
-        if fact.kind == "channel":
-            return fact.name in everywhere.counts
-        return fact.user in everywhere.members.get(fact.name, {})
+        self.webhooks.deposed()
 
     # What is known
 
@@ -281,18 +191,8 @@ class Siblings:
     # What the others say, see `bus.contract.Listener`
 
     def all_facts(self) -> dict[Fact, Any]:
-        """
-        See `Listener`. What webhooks were told, the one that leads knows; who does no more may not have heard of it all. What
-        they are yet to be told, everybody knows but a newcomer, and those whom this worker meets late.
-        """
-        if not self.leader.leads:
-            for told in list(self._told):
-                self._forget_told(told)
-        for untold in self._untold:
-            self._facts.pop(untold, None)
-        of_ledger = dict(self._ledger.facts())
-        self._facts.update(of_ledger)  # after what they are about
-        self._untold = list(of_ledger)
+        """See `Listener`."""
+        self.webhooks.update_facts()
         return self._facts
 
     def said(self, worker: str, facts: list[tuple[Fact, Any]], are_all: bool) -> None:
@@ -330,8 +230,7 @@ class Siblings:
             self._theirs.pop(worker, None)
         if not self._server.is_draining:
             logger.info("Worker %s is gone", worker)
-        if len(self._ledger):  # whoever leads now may never have met that worker, and sees nothing of its going
-            gevent.spawn_later(_SAY_UNTOLD_S, self._say_what_is_untold)
+        self.webhooks.worker_gone()
 
     def kept_events(self, within_s: float) -> Iterator[dict[str, Any]]:
         """See `Listener`. With them go the tokens that were taken back."""
@@ -374,34 +273,12 @@ class Siblings:
             if worker != self.name:
                 watchlist.tell(app, fact.user, was_online, is_online)
         else:
-            self._enter_ledger(app, fact, value)
-
-    def _say_what_is_untold(self) -> None:
-        if not self.leader.leads:
-            for untold, last in list(self._ledger.facts()):
-                if isinstance(last, bool):  # of the others it is not known whether anything is to be told
-                    self.bus.tell(untold, last)
-
-    def _enter_ledger(self, app: App, fact: Fact, value: Any) -> None:
-        told, untold = what_was_told(fact), what_is_untold(fact)  # neither: a newer version knows what it is
-        if told is not None:
-            self._forget_told(fact)
-            self._ledger.told(told, value is True, self._is_so(app, told))
-        elif untold is not None:
-            known, is_so = told_fact(untold), self._is_so(app, untold)
-            if self._tells_webhooks and value is is_so:
-                return  # this worker has yet to see that change, or that worker that it is undone
-            if self._tells_webhooks and known in self._told and self._facts[known] is is_so:
-                self.bus.tell(known, self._facts[known])  # that worker has yet to hear of it
-                return
-            self._ledger.heard(untold, value, is_so, time.monotonic())
-        if self._tells_webhooks and len(self._ledger):  # the one before has told that much later
-            self._tell_webhooks_soon()
+            self.webhooks.enter(app, fact, value)
 
     def _enter_count(self, app: App, worker: str, fact: Fact, count: int, is_news: bool) -> None:
         before, now = self.everywhere(app).set_count(fact.name, worker, count)
         if bool(before) != bool(now):
-            self._happened(fact, bool(now), is_news)
+            self.webhooks.happened(fact, bool(now), is_news)
         if worker != self.name and before != now:
             app.counts.changed(fact.name)
 
@@ -415,7 +292,7 @@ class Siblings:
                 self._merge(app, channel, user_id, member)
             everywhere.settle(channel, user_id)
         if bool(before) != bool(now):
-            self._happened(fact, bool(now), is_news)
+            self.webhooks.happened(fact, bool(now), is_news)
 
     def _merge(self, app: App, channel: Channel, user_id: str, joined: Member | None) -> None:
         """Enter into a channel here that a user is on it on one more worker, or on one less, and tell those on it."""

@@ -327,7 +327,7 @@ def test_webhooks_are_sent_once_and_timers_run_on_one(fleet, receiver):
     assert len(set(calls)) == 1
     (leading,) = {server for server in servers if server.siblings.leader.leads}
     assert leading in set(calls)
-    agree(servers, lambda server: len(server.siblings._ledger), 0)
+    agree(servers, lambda server: len(server.siblings.webhooks.ledger), 0)
 
     leading.stop(timeout=1.0)
     calls.clear()

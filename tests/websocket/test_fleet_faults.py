@@ -181,7 +181,7 @@ def test_a_server_that_missed_what_webhooks_were_told_tells_nothing_twice_and_le
     two.proxy.cut()
     two.proxy.heal()
     wait_until(lambda: two.get_stats()["bus_reconnects"] == 1 and two.relay.bus.is_up, PATIENCE_S)
-    wait_until(lambda: not len(two.siblings._ledger), PATIENCE_S, "what was told to be known")
+    wait_until(lambda: not len(two.siblings.webhooks.ledger), PATIENCE_S, "what was told to be known")
     one.stop(timeout=1.0)
     agree((two,), ["first", "there"])
     for client in (there, first):

@@ -89,7 +89,7 @@ def test_what_a_receiver_refuses_until_the_leader_has_ended_the_next_one_tells(s
     wait_until(lambda: told(receiver, "staying") == ["member_added"], PATIENCE_S, "who came")
     wait_until(lambda: told(receiver, "leaving") == ["member_added", "member_removed"], PATIENCE_S, "who left")
     wait_until(lambda: told(receiver, "brief") == ["member_added", "member_removed"], PATIENCE_S, "who came and left")
-    server.agree("len(WebSocket.siblings._ledger)", 0, server.pids)
+    server.agree("len(WebSocket.siblings.webhooks.ledger)", 0, server.pids)
     staying.close()
     wait_until(lambda: told(receiver, "staying") == ["member_added", "member_removed"], PATIENCE_S)
     assert [event["name"] for event in receiver.taken if event["name"].startswith("channel")] == ["channel_occupied"]
@@ -112,7 +112,7 @@ def test_what_a_leader_holds_back_when_it_ends_is_told_once(server, receiver, ho
     wait_until(lambda: server.do("WebSocket.webhooks.waiting", server.leading) == 1, 3.0, "the leader to hold it back")
     end(server, server.leading, how)
     wait_until(lambda: told(receiver, "leaving") == ["member_added", "member_removed"], PATIENCE_S)
-    server.agree("len(WebSocket.siblings._ledger)", 0, server.pids)
+    server.agree("len(WebSocket.siblings.webhooks.ledger)", 0, server.pids)
     assert told(receiver, "back") == ["member_added"]
     assert told(receiver, "leaving") == ["member_added", "member_removed"]
 
@@ -123,7 +123,7 @@ def test_a_newcomer_that_leads_next_tells_what_was_untold_when_it_came(server, r
     wait_until(lambda: any("staying" in str(each.events) for each in receiver.deliveries), PATIENCE_S, "an attempt")
     end(server, server.others[1], signal.SIGKILL)
     (newcomer,) = set(server.pids) - {server.leading, *server.others}
-    server.agree("len(WebSocket.siblings._ledger) > 0", True, [newcomer])
+    server.agree("len(WebSocket.siblings.webhooks.ledger) > 0", True, [newcomer])
     server.do("setattr(WebSocket.siblings.leader, '_not_before', 1e99)", staying.pid)  # who was there does not want to
     end(server, server.leading, signal.SIGKILL)
     wait_until(lambda: any(server.do(LEADS, pid) for pid in server.pids), PATIENCE_S, "that one of the newcomers leads")
@@ -140,7 +140,7 @@ def test_who_leads_next_tells_of_those_whose_worker_it_never_met(server, receive
     for pid in (server.leading, server.others[1]):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: told(receiver, "leaving") == ["member_added", "member_removed"], PATIENCE_S)
-    server.agree("len(WebSocket.siblings._ledger)", 0, server.pids)
+    server.agree("len(WebSocket.siblings.webhooks.ledger)", 0, server.pids)
     assert told(receiver, "watcher") == ["member_added"]
 
 
@@ -161,7 +161,7 @@ def test_what_one_of_two_receivers_refuses_is_kept_and_neither_is_told_what_it_d
         wait_until(lambda: server.do(LEADS, server.others[0]), PATIENCE_S, "the next one")
         other.refuses = False
         wait_until(lambda: "member_removed" in told(other, "leaving"), PATIENCE_S)
-        server.agree("len(WebSocket.siblings._ledger)", 0, server.pids)
+        server.agree("len(WebSocket.siblings.webhooks.ledger)", 0, server.pids)
         assert told(receiver, "leaving")[:2] == ["member_added", "member_removed"]
         of_first = [each.events for each in other.deliveries if each.path == "/webhooks"]
         assert {event["name"] for events in of_first for event in events} == {"member_removed"}
@@ -188,7 +188,7 @@ def test_a_leader_that_stood_still_tells_nothing_that_is_not_so_any_more(server,
     finally:
         os.kill(server.leading, signal.SIGCONT)
     server.agree("len(WebSocket.siblings.bus.membership.nodes)", 2, server.pids)
-    server.agree("len(WebSocket.siblings._ledger)", 0, server.pids)
+    server.agree("len(WebSocket.siblings.webhooks.ledger)", 0, server.pids)
     wait_until(lambda: server.do("WebSocket.webhooks.waiting", server.leading) == 0, PATIENCE_S)
     assert told(receiver, "leaving")[2:] == ["member_added"]
 
@@ -217,7 +217,7 @@ def test_servers_that_start_while_redis_is_away_tell_what_happened_to_each_befor
             assert sorted(occupied) == ["channel-0", "channel-1", "channel-2", ROOM]
             assert told(receiver, "all") == ["member_added"]
             for server in servers:
-                server.agree("len(WebSocket.siblings._ledger)", 0, [None])
+                server.agree("len(WebSocket.siblings.webhooks.ledger)", 0, [None])
         finally:
             for server in servers:
                 server.close()

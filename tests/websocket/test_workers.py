@@ -311,7 +311,7 @@ def test_a_worker_that_is_killed_takes_its_members_out_and_another_takes_its_pla
             watcher.send("ping")
             watcher.events("pong")
         wait_until(lambda: "channel_occupied" in {event["name"] for event in receiver.events}, PATIENCE_S)
-        server.agree("len(WebSocket.siblings._ledger)", 0, living)  # else it is told once more
+        server.agree("len(WebSocket.siblings.webhooks.ledger)", 0, living)  # else it is told once more
         os.kill(leading, signal.SIGKILL)
         killed_at = time.monotonic()
         for watcher in watchers:
@@ -479,7 +479,7 @@ def test_a_worker_that_is_stopped_for_good_is_replaced_and_its_webhooks_are_told
         client.subscribe("presence-room")
         assert watcher.receive()["event"] == "member_added"
         wait_until(lambda: [e["name"] for e in receiver.events].count("member_added") == 2, PATIENCE_S)
-        server.agree("len(WebSocket.siblings._ledger)", 0, [other])  # else it is told once more
+        server.agree("len(WebSocket.siblings.webhooks.ledger)", 0, [other])  # else it is told once more
         os.kill(leading, signal.SIGSTOP)
         assert watcher.receive()["event"] == "member_removed"
         server.program.wait_for("was ended by SIGKILL; starting another", PATIENCE_S)

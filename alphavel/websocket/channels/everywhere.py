@@ -19,6 +19,16 @@ def _the_same(workers: frozenset[str]) -> frozenset[str]:
     return workers
 
 
+def enter_count(counts: dict[str, dict[str, int]], name: str, worker: str, count: int) -> None:
+    """Enter how many of something a worker has into what is kept by name and worker, without those that have none."""
+    if count:
+        counts.setdefault(name, {})[worker] = count
+    elif name in counts:
+        counts[name].pop(worker, None)
+        if not counts[name]:
+            del counts[name]
+
+
 class Everywhere:
     """
     Attributes:
@@ -42,15 +52,9 @@ class Everywhere:
 
     def set_count(self, channel: str, worker: str, count: int) -> tuple[int, int]:
         """Enter how many subscribers a channel has on a worker; return how many there were on all, and are."""
-        counts = self.counts.setdefault(channel, {})
-        before = sum(counts.values())
-        if count:
-            counts[worker] = count
-        else:
-            counts.pop(worker, None)
-        if not counts:
-            del self.counts[channel]
-        return before, sum(counts.values())
+        before = self.count(channel)
+        enter_count(self.counts, channel, worker, count)
+        return before, self.count(channel)
 
     def set_member(self, channel: str, user_id: str, worker: str, member: Member | None) -> tuple[int, int]:
         """Enter that a user is on a presence channel on a worker, or is not; return on how many workers before, and now."""
@@ -75,12 +79,7 @@ class Everywhere:
             self.users[user_id] = now
         else:
             self.users.pop(user_id, None)
-        if count > 1:
-            self.further.setdefault(user_id, {})[worker] = count - 1
-        elif user_id in self.further:
-            self.further[user_id].pop(worker, None)
-            if not self.further[user_id]:
-                del self.further[user_id]
+        enter_count(self.further, user_id, worker, max(0, count - 1))
         return bool(before), bool(now)
 
     def set_connections(self, worker: str, count: int) -> None:

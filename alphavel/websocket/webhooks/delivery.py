@@ -148,7 +148,7 @@ class Webhooks:
                 self._receivers[key] = receiver
                 self._by_app.setdefault(app.id, []).append(receiver)
         for receiver in before.values():
-            receiver.stop(0.0)
+            receiver.stop()
 
     def __call__(self, app: App, event: str, payload: dict[str, Any]) -> None:
         """Take note of what happened. Does not block: this may be the hub."""
@@ -194,11 +194,9 @@ class Webhooks:
 
     def stop(self, timeout: float) -> None:
         """Tell what waits to those who take it, in so many seconds at most, then no more."""
-        deadline = time.monotonic() + timeout
+        self.flush(timeout)
         for receiver in self._receivers.values():
-            receiver.finish()
-        for receiver in self._receivers.values():
-            receiver.stop(deadline - time.monotonic())
+            receiver.stop()
 
 
 class Receiver:
@@ -263,10 +261,9 @@ class Receiver:
             if self._greenlet.ready():
                 self._greenlet = None
 
-    def stop(self, timeout: float) -> None:
-        """Give up after so many seconds."""
+    def stop(self) -> None:
+        """Give up."""
         if self._greenlet is not None:
-            self._greenlet.join(max(0.0, timeout))
             self._greenlet.kill()
             self._greenlet = None
         self._finishing.clear()

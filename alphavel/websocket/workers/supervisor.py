@@ -315,9 +315,8 @@ class Supervisor:
         self._failures = dict.fromkeys(self._failures, 0)
         self._leaving.update({worker.pid: worker for worker in old.values()})
         for worker in old.values():
-            worker.is_given_up = (
-                not worker.is_ready
-            )  # it was started in place of another just now, and does not know the signal
+            # One that was started in place of another just now does not know the signal.
+            worker.is_given_up = not worker.is_ready
             _send(worker, RETIRE)
         logger.info("The new workers accept: %s", ", ".join(str(worker.pid) for worker in self._workers.values()))
         notify.ready()

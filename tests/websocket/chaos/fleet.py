@@ -90,10 +90,10 @@ class Node:
 
     def waits_for(self) -> Any:
         """Return what it wants of Redis and has not got, and what it knows of webhooks, to find out why somebody waits."""
-        subscriber, siblings, webhooks = "WebSocket.relay.bus._subscriber", "WebSocket.siblings", "WebSocket.webhooks"
+        subscriber, telling, webhooks = "WebSocket.relay.bus._subscriber", "WebSocket.siblings.webhooks", "WebSocket.webhooks"
         values = [f"{subscriber}.{name}" for name in ("_waiting", "_fresh", "_unanswered", "_leaving", "_wanted", "_confirmed")]
-        values += [f"{siblings}.{name}" for name in ("_telling", "_told", "_untold", "_tells_webhooks", "leader.leads")]
-        values += [f"dict({siblings}._ledger.facts())", f"{webhooks}._waiting", f"{webhooks}.waiting"]
+        values += [f"{telling}.{name}" for name in ("_telling", "_told", "_untold", "_tells")]
+        values += [f"dict({telling}.ledger.facts())", f"{webhooks}._waiting", f"{webhooks}.waiting"]
         return self.do("{" + ", ".join(f"{value!r}: str({value})" for value in values) + "}")
 
     def push(self, channel: str, numbers: list[int]) -> None:
